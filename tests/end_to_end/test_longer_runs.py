@@ -263,6 +263,23 @@ def test_a_refused_branch_leaves_no_directory(
     assert tiny.fingerprint(out) == before
 
 
+@pytest.mark.parametrize("branch", [False, True])
+@pytest.mark.parametrize("refused", [["--device", "cuda:99"], ["--data", "nowhere"], ["model.dim=9"]], ids=str)
+def test_a_refused_resume_prints_no_change_that_does_not_happen(
+    refused: list[str], branch: bool, begun: Path, data: TokenizedDataset, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = run_of(begun, "torch", "cosine", data, tmp_path / "run")
+    words = ["--checkpoint", "5", "--out", str(tmp_path / "branch")] if branch else []
+    capsys.readouterr()
+    assert fabella(["resume", str(out), *words, "--steps", "20", "--lr", "1e-3", *refused])
+    assert capsys.readouterr().err.startswith("fabella: ")
+    if refused[0] != "model.dim=9":
+        start = ["train", str(out / "config.yaml"), "--out", str(out), "--data", str(data.path), "--resume"]
+        assert fabella([*start, "--steps", "20", *refused])
+        assert capsys.readouterr().err.startswith("fabella: ")
+
+
 def test_a_branch_that_exists_is_kept_when_its_resume_is_refused(
     begun: Path, data: TokenizedDataset, tmp_path: Path
 ) -> None:

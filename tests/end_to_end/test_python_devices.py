@@ -65,6 +65,18 @@ def test_an_error_of_a_process_is_raised_with_its_class() -> None:
     assert not Path("three").exists()
 
 
+@pytest.mark.slow
+def test_a_run_is_resumed_and_branched_on_two_devices() -> None:
+    train(out="run")
+    assert fabella.resume("run", steps=8, device="cpu", devices=2).progress.step == 8
+    result = fabella.resume("run", checkpoint=6, out="branch", steps=8, device="cpu", devices=2)
+    assert (result.path, result.progress.step) == (Path("branch").absolute(), 8)
+    assert tiny.fingerprint(Path("run")) == tiny.fingerprint(Path("branch"))
+    with pytest.raises(ConfigError, match="The error is printed above"):
+        fabella.resume("run", checkpoint=6, out="refused", steps=9, device="cpu", devices=3)
+    assert not Path("refused").exists()
+
+
 def test_devices_that_cannot_be_parsed_are_refused() -> None:
     with pytest.raises(ConfigError, match="Cannot parse --devices many"):
         train(devices="many")

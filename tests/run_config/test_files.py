@@ -21,6 +21,7 @@ from fabella.run_config.files import (
     preset_text,
     to_yaml,
     validate_config,
+    value_of,
 )
 
 
@@ -128,6 +129,13 @@ def test_a_wrong_value_in_one_of_several_alternatives_is_the_only_problem() -> N
 def test_one_word_sets_the_family_of_the_model() -> None:
     values = preset("storybook-1m").model_dump(mode="json")
     assert apply_overrides(values, ["model=gpt2"]) == apply_overrides(values, ["model.family=gpt2"])
+
+
+@pytest.mark.parametrize("text", ["jax", "'jax'", '"jax"', " jax"])
+def test_the_value_of_a_setting_is_read_as_when_it_is_applied(text: str) -> None:
+    overrides = ["engine=torch", f"engine={text}", "seed=3"]
+    assert value_of("engine", overrides) == apply_overrides({}, overrides)["engine"] == "jax"
+    assert value_of("name", overrides) is None
 
 
 def test_numbers_may_be_written_with_an_exponent() -> None:

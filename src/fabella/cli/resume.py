@@ -14,7 +14,6 @@ Examples:
   fabella resume runs/my-stories --engine jax           with the other engine, its optimizer state and data position
 """
 
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -25,10 +24,9 @@ from fabella.cli.run_options import AsJson, BatchSize, Device, Epochs, LearningR
 from fabella.cli.train import DEVICES, run_on_devices
 from fabella.cli.train_result import print_train_result
 from fabella.engine.rank import current_rank
-from fabella.runs.run_dir import RunDir
-from fabella.training.distributed_run import LaunchPlan, run_distributed
+from fabella.training.api import resume_as_rank
 from fabella.training.setup.request import common_settings
-from fabella.training.setup.resume_request import ResumeRequest, removing_unused_branch, resolve_resume
+from fabella.training.setup.resume_request import ResumeRequest
 
 
 def command(
@@ -60,7 +58,6 @@ def command(
 ) -> None:
     settings = [*common_settings(lr=lr, batch_size=batch_size), *(overrides or [])]
     settings += [f"engine={engine}"] if engine else []
-    engine = engine or RunDir.open(run).run.engine
     request = ResumeRequest(
         run=run,
         overrides=settings,
@@ -74,17 +71,10 @@ def command(
         out=out,
         data=data,
     )
-    run_on_devices(devices, engine, partial(_resume, request, device, engine, as_json))
+    run_on_devices(devices, request.engine, partial(_resume, request, device, as_json=as_json))
 
 
-def _resume(request: ResumeRequest, device: str, engine: str, as_json: bool) -> None:
-    rank = current_rank()
-    with removing_unused_branch(request) if rank.is_main else nullcontext():
-        result = run_distributed(rank, partial(_plan, request), device=device, engine=engine)
-    if rank.is_main:
+def _resume(request: ResumeRequest, device: str, *, as_json: bool) -> None:
+    result = resume_as_rank(request, device)
+    if current_rank().is_main:
         print_train_result(result, as_json=as_json)
-
-
-def _plan(request: ResumeRequest) -> LaunchPlan:
-    path, config = resolve_resume(request)
-    return LaunchPlan(config, path, request.data, resume=True)

@@ -147,6 +147,12 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
     return result
 
 
+def value_of(key: str, overrides: Iterable[str]) -> Any:
+    """Return the value that the last override of ``key`` sets; None without one. Raises ConfigError if malformed."""
+    given = [text for text in overrides if text.partition("=")[0].strip() == key]
+    return _value(given[-1].partition("=")[2], given[-1]) if given else None
+
+
 def _set_in_item(values: dict[str, Any], item: "re.Match[str]", value: Any) -> None:
     """Set one key of one item of a list, as in ``data.source.parts.0.weight``. Raises ConfigError without that item."""
     *sections, name = item[1].split(".")

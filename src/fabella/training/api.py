@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,6 @@ from fabella.errors import (
 )
 from fabella.runs.run_dir import require_empty
 from fabella.tracking.console import print_status
-from fabella.training import run as training_run
 from fabella.training.distributed_run import LaunchPlan, run_distributed, start_or_resume
 from fabella.training.eval_loss import EvalLoss
 from fabella.training.fine_tuning.request import engine_of_training, resolve_training
@@ -126,6 +126,7 @@ def resume(
     out: str | Path = "",
     data: str | Path = "",
     device: str = "auto",
+    devices: int | str = 1,
     settings: Mapping[str, Any] | None = None,
     callbacks: Sequence[UserCallback] = (),
 ) -> TrainResult:
@@ -135,14 +136,13 @@ def resume(
     rate, ``batch_size``: sequences of one forward pass, ``engine``: from now on. ``schedule``: auto, hold, rewarm,
     decay or stretch; by default the learning rate does not jump. ``out``: a new run that begins with the checkpoint
     ``checkpoint`` (best, latest or a step; by default latest). ``data``: new path of the dataset, if it was moved.
-    ``callbacks``: as in ``train``; they are not saved with the run, so give them again.
+    ``devices``: as in ``train``. ``callbacks``: as in ``train``; they are not saved with the run, so give them again.
 
         longer = fabella.resume("runs/a", steps=2000)
         other = fabella.resume("runs/a", checkpoint=500, out="runs/b", settings={"optimizer.lr": 1e-3})
 
     Raise ConfigError for a changed setting with which the saved state has another meaning.
     """
-    dataset = Path(data) if data else None
     request = ResumeRequest(
         run=Path(run),
         overrides=(
@@ -158,11 +158,9 @@ def resume(
         reset_optimizer=reset_optimizer,
         checkpoint=str(checkpoint),
         out=Path(out) if out else None,
-        data=dataset,
+        data=Path(data) if data else None,
     )
-    with removing_unused_branch(request):
-        path, config = resolve_resume(request)
-        return training_run.resume(path, device=device, dataset=dataset, run=config, user_callbacks=callbacks)
+    return _on_devices(str(devices), request.engine, partial(resume_as_rank, request, device, tuple(callbacks)))
 
 
 def _to_overrides(settings: Mapping[str, Any] | None) -> tuple[str, ...]:
@@ -190,11 +188,10 @@ def plan_training(request: TrainRequest, rank: RankInfo) -> LaunchPlan:
     return LaunchPlan(fit(dataset), out, dataset.path, resume=False, initial=initial)
 
 
-def training_call(request: TrainRequest, callbacks: Sequence[UserCallback] = ()) -> Callable[[], TrainResult]:
-    """Return the call that trains a request in this process, which may be one of several ranks."""
+def train_as_rank(request: TrainRequest, callbacks: Sequence[UserCallback] = ()) -> TrainResult:
+    """Train a request in this process, which may be one of several ranks."""
     rank = current_rank()
-    return partial(
-        run_distributed,
+    return run_distributed(
         rank,
         partial(plan_training, request, rank),
         device=request.device,
@@ -203,28 +200,47 @@ def training_call(request: TrainRequest, callbacks: Sequence[UserCallback] = ())
     )
 
 
+def resume_as_rank(request: ResumeRequest, device: str, callbacks: Sequence[UserCallback] = ()) -> TrainResult:
+    """Resume a run or begin a branch in this process, which may be one of several ranks."""
+    rank = current_rank()
+    with removing_unused_branch(request) if rank.is_main else nullcontext():
+        return run_distributed(
+            rank, partial(_plan_resume, request), device=device, engine=request.engine, user_callbacks=callbacks
+        )
+
+
+def _plan_resume(request: ResumeRequest) -> LaunchPlan:
+    path, config = resolve_resume(request)
+    return LaunchPlan(config, path, request.data, resume=True)
+
+
 def train_on_devices(devices: str, request: TrainRequest, callbacks: Sequence[UserCallback] = ()) -> TrainResult:
     """Train a request in one new process for each of ``devices`` (a number, or auto), or in this one for one device.
 
     In several processes, callbacks must be functions of a module. An error is printed by its process, and raised here
     with its exit code.
     """
-    found = engines.find_launcher(engine_of_training(request), devices)
+    return _on_devices(devices, engine_of_training(request), partial(train_as_rank, request, tuple(callbacks)))
+
+
+def _on_devices(devices: str, engine: str, work: Callable[[], TrainResult]) -> TrainResult:
+    """Return the result of ``work``, called in one new process for each of ``devices``, or in this one for one."""
+    found = engines.find_launcher(engine, devices)
     if found is None or current_rank().world_size > 1:
-        return training_call(request, callbacks)()
+        return work()
     launcher, count = found
     with tempfile.TemporaryDirectory(prefix="fabella-train-") as directory:
         path = Path(directory) / "result.json"
-        code = launcher.launch(count, _train_rank, request, tuple(callbacks), str(path))
+        code = launcher.launch(count, _work_as_rank, work, str(path))
         if code:
             raise _error_of(code, count)
         return _read_result(path)
 
 
-def _train_rank(request: TrainRequest, callbacks: Sequence[UserCallback], path: str) -> int:
-    """Train as one of several ranks; rank 0 writes the result. Return the exit code."""
+def _work_as_rank(work: Callable[[], TrainResult], path: str) -> int:
+    """Call ``work`` as one of several ranks; rank 0 writes the result. Return the exit code."""
     try:
-        result = training_call(request, callbacks)()
+        result = work()
     except FabellaError as error:
         print_status(str(error))
         return error.exit_code

@@ -21,7 +21,7 @@ from fabella.training import run as training_run
 from fabella.training.loop import UserCallback
 from fabella.training.session import TrainResult
 from fabella.training.setup.resolve_config import resolve_config
-from fabella.training.setup.resume_request import print_changes, with_saved_schedule
+from fabella.training.setup.resume_request import accepted_config
 
 RAISED_BY_ALL_RANKS = (TrainingInterrupted, NumericsError)
 """Errors that all ranks raise at the same step; rank 0 prints them."""
@@ -99,7 +99,7 @@ def start_or_resume(
     found = find_run_dataset(run_dir, moved)
     dataset = prepare() if found is None else found
     run = resolve_config(run_dir.with_kept_family(fit(dataset)), dataset)
-    run = print_changes(run_dir, with_saved_schedule(run_dir, run))
+    run = accepted_config(run_dir, run)
     require_same_data(run_dir, run, dataset, always=moved is None)
     return LaunchPlan(run, out, dataset.path, resume=True)
 

@@ -22,7 +22,7 @@ from fabella.training.data_source import texts_of_new_run, texts_of_resumed_run
 from fabella.training.fit import fit
 from fabella.training.loop import Callback, Progress, UserCallback
 from fabella.training.record.out_of_memory import create_engine_for_training, explain_model_too_large
-from fabella.training.record.run_record import first_manifest, manifest_of, record_resume, warn_of_changes
+from fabella.training.record.run_record import first_manifest, print_changes, record_resume
 from fabella.training.recovery import DivergedStepError, FailedStepError, first_state, restore, roll_back
 from fabella.training.session import Extras, PendingRecord, ResumeState, TrainingSession, TrainResult
 from fabella.training.setup.resolve_config import require_startable, resolve_config, resolve_for_resume
@@ -96,9 +96,9 @@ def resume(
         run_dir = replace(saved_run, run=requested)
         texts = texts_of_resumed_run(run_dir, requested, data, process_group)
         session = TrainingSession(requested, run_dir, data, engine, process_group, extras, list(texts.values()))
-        warn_of_changes(session, manifest_of(path, data, engine))
         with explain_model_too_large(requested):
             progress, saved = restore(session)
+        print_changes(session, saved_run, progress.step)
         if is_main:
             pending = PendingRecord(partial(record_resume, session, saved_run, progress.step, saved, texts))
             session = replace(session, record=pending)

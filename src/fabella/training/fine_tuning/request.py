@@ -15,7 +15,7 @@ from fabella.config.training import MaxSteps
 from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
 from fabella.data.prepare.corpus import take_bytes
 from fabella.errors import ConfigError, FabellaError, UsageError
-from fabella.run_config.files import with_sections
+from fabella.run_config.files import value_of, with_sections
 from fabella.run_config.run import RunConfig
 from fabella.runs.branch import InitialWeights, load_initial_weights, run_path
 from fabella.runs.run_dataset import find_run_dataset
@@ -71,7 +71,7 @@ def resolve_training(request: TrainRequest) -> tuple[ResolvedRequest, InitialWei
 
 def engine_of_training(request: TrainRequest) -> str:
     """Return the engine of a request without reading its text; by default that of the weights it begins with."""
-    named = request.engine or any(item.partition("=")[0].strip() == "engine" for item in request.overrides)
+    named = request.engine or value_of("engine", request.overrides)
     if named or not request.init_from or is_config(request.what):
         return engine_of(request)
     out = request.out or Path("runs") / name_of(_with_text(request).what)

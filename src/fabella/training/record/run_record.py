@@ -6,15 +6,18 @@ from typing import Any
 
 from fabella.data.dataset import TokenizedDataset
 from fabella.engine.engine import Engine
+from fabella.run_config.run import RunConfig
 from fabella.runs.branch import InitialWeights, init_entry
 from fabella.runs.checkpoint import restore_best
 from fabella.runs.environment import environment
 from fabella.runs.metrics_log import truncate_logs
-from fabella.runs.resume_rules import compare_manifests, record_changes
+from fabella.runs.resume_rules import compare_for_resume, compare_manifests, record_changes
 from fabella.runs.run_dataset import ALSO, DATA, ValidationText, dataset_entry, remember_dataset, validation_entry
-from fabella.runs.run_dir import CHANGES, FIRST_SCHEDULE, RunDir
+from fabella.runs.run_dir import CHANGES, FIRST_SCHEDULE, PARENT, RunDir
+from fabella.storage.messages import escaped_path
 from fabella.training.loop import callback_name
 from fabella.training.session import Extras, ResumeState, TrainingSession
+from fabella.training.setup.extend import describe_rates
 
 
 def record_resume(
@@ -43,10 +46,16 @@ def record_resume(
         recorded.with_config(session.run)
 
 
-def warn_of_changes(session: TrainingSession, now: Mapping[str, Any]) -> None:
-    """Print how environment and callbacks differ from the start of the run. Its bits can differ then."""
-    manifest = session.run_dir.manifest
-    for difference in compare_manifests(manifest, now):
+def print_changes(session: TrainingSession, saved_run: RunDir, step: int) -> None:
+    """Print what is different in a run that resumes after ``step``: settings, learning rates, environment, callbacks.
+
+    Call it when nothing can refuse the resume any more. Raise ConfigError for a dataset or tokenizer of another run.
+    """
+    manifest, now = saved_run.manifest, manifest_of(saved_run.path, session.dataset, session.engine)
+    environment_changes = compare_manifests(manifest, now)
+    for line in (*_describe_parent(saved_run, step), *_describe_settings(saved_run.run, session.run, step)):
+        session.print(line)
+    for difference in environment_changes:
         if difference.verdict == "warn":
             session.print(f"warning: the environment differs from the one the run started in: {difference}")
     before, after = manifest.get("callbacks", []), _user_callbacks(session.extras).get("callbacks", [])
@@ -54,6 +63,22 @@ def warn_of_changes(session: TrainingSession, now: Mapping[str, Any]) -> None:
         session.print(
             f"warning: the run started with the callbacks [{', '.join(before)}] and resumes with [{', '.join(after)}]"
         )
+
+
+def _describe_parent(run_dir: RunDir, step: int) -> list[str]:
+    """Return a line with the run that a branch continues; none for a branch that has taken steps of its own."""
+    parent = run_dir.manifest.get(PARENT)
+    if not isinstance(parent, dict) or parent.get("step") != step:
+        return []
+    return [f"{escaped_path(run_dir.path)} begins with step {step:,} of {parent.get('run')}."]
+
+
+def _describe_settings(saved: RunConfig, requested: RunConfig, step: int) -> list[str]:
+    """Return the changed settings, and the learning rates before and after ``step`` where those change."""
+    lines = [str(difference) for difference in compare_for_resume(saved, requested)]
+    if step and (saved.optimizer, saved.training.length) != (requested.optimizer, requested.training.length):
+        lines += describe_rates(saved, requested, step)
+    return lines
 
 
 def manifest_of(out: Path, dataset: TokenizedDataset, engine: Engine) -> dict[str, Any]:

@@ -16,7 +16,14 @@ from fabella.data.prepare.pipeline import prepare
 from fabella.engine import engine as engines
 from fabella.errors import ConfigError, UsageError, did_you_mean
 from fabella.models.parameters import count
-from fabella.run_config.files import apply_overrides, load_config, preset_names, validate_config, with_sections
+from fabella.run_config.files import (
+    apply_overrides,
+    load_config,
+    preset_names,
+    validate_config,
+    value_of,
+    with_sections,
+)
 from fabella.run_config.run import RunConfig
 from fabella.storage import recognize
 from fabella.storage.recognize import RUN
@@ -178,10 +185,8 @@ def _when_unsuitable(request: TrainRequest) -> Unsuitable:
 
 def engine_of(request: TrainRequest) -> str:
     """Return the engine of a request without reading its data. Raise ConfigError for an invalid config."""
-    settings = [override.partition("=") for override in request.overrides]
-    engines_set = [value.strip() for key, _, value in settings if key.strip() == "engine"]
-    if engines_set or request.engine:
-        return (engines_set or [request.engine])[-1]
+    if named := value_of("engine", request.overrides) or request.engine:
+        return str(named)
     return load_config(request.what).engine if is_config(request.what) else "torch"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fabella.config.training import MaxSteps
 from fabella.errors import ConfigError, UsageError
-from fabella.run_config.files import apply_overrides, validate_config
+from fabella.run_config.files import apply_overrides, validate_config, value_of
 from fabella.run_config.run import RunConfig
 from fabella.runs.branch import branch, config_at
 from fabella.runs.checkpoint import load, parse_which, start_step
@@ -18,7 +18,7 @@ from fabella.runs.run_dataset import open_run_dataset
 from fabella.runs.run_dir import CONFIG, FIRST_SCHEDULE, RunDir, require_empty
 from fabella.storage import remove_dir
 from fabella.tracking.console import print_status
-from fabella.training.setup.extend import change_schedule, describe_rates, parse_schedule_change
+from fabella.training.setup.extend import change_schedule, parse_schedule_change
 from fabella.training.setup.resolve_config import is_resolved, resolve_config
 
 ROWS_OF_SPEED = 50
@@ -50,9 +50,14 @@ class ResumeRequest:
     data: Path | None = None
     """New path of the dataset, if it was moved"""
 
+    @property
+    def engine(self) -> str:
+        """The engine that trains: that of the settings, or of the run. Raise CheckpointError if there is no run."""
+        return str(value_of("engine", self.overrides) or RunDir.open(self.run).run.engine)
+
 
 def resolve_resume(request: ResumeRequest) -> tuple[Path, RunConfig]:
-    """Return the run directory to resume and its config, and print what changes.
+    """Return the run directory to resume and its config.
 
     Create the branch if one is requested. Raise ConfigError for a setting that must not change; UsageError for options
     that contradict each other.
@@ -65,11 +70,10 @@ def resolve_resume(request: ResumeRequest) -> tuple[Path, RunConfig]:
     if request.reset_optimizer and step:
         requested = _with_optimizer(requested, reset_after=tuple(sorted({*requested.optimizer.reset_after, step})))
     requested = _with_schedule(saved, requested, request, step)
-    _print_changes(saved, requested, step)
+    compare_for_resume(saved, requested)
     if request.out is None:
         return request.run, requested
     branch(run_dir, step, request.out)
-    print_status(f"{request.out} begins with step {step:,} of {request.run}.")
     return request.out, requested
 
 
@@ -172,11 +176,18 @@ def _steps_in(run_dir: RunDir, minutes: float, step: int) -> int:
     return step + more
 
 
-def with_saved_schedule(run_dir: RunDir, requested: RunConfig) -> RunConfig:
+def accepted_config(run_dir: RunDir, requested: RunConfig) -> RunConfig:
     """Return a config from which the run was once started, with the schedule that the run has now.
 
-    A schedule other than the first one of the run is kept: it was changed on purpose.
+    Raise ConfigError for a setting that must not change.
     """
+    accepted = _with_saved_schedule(run_dir, requested)
+    compare_for_resume(run_dir.run, accepted)
+    return accepted
+
+
+def _with_saved_schedule(run_dir: RunDir, requested: RunConfig) -> RunConfig:
+    """Return a config with the saved schedule, unless it has another one than the run was started with."""
     saved, step = run_dir.run, start_step(run_dir)
     phases = [phase.model_dump(mode="json") for phase in requested.optimizer.schedule]
     if not requested.optimizer.reset_after:
@@ -188,27 +199,6 @@ def with_saved_schedule(run_dir: RunDir, requested: RunConfig) -> RunConfig:
     if before != after:
         schedule = change_schedule(schedule, "auto", step=step, before=before, after=after)
     return _with_optimizer(requested, schedule=schedule)
-
-
-def print_changes(run_dir: RunDir, requested: RunConfig) -> RunConfig:
-    """Print what changes in a run that resumes with the config ``requested``, and return it.
-
-    Raise ConfigError for a setting that must not change.
-    """
-    _print_changes(run_dir.run, requested, start_step(run_dir))
-    return requested
-
-
-def _print_changes(saved: RunConfig, requested: RunConfig, step: int) -> None:
-    """Print the changed settings of a run that resumes after ``step``, and its learning rates before and after.
-
-    Raise ConfigError for a setting that must not change.
-    """
-    for difference in compare_for_resume(saved, requested):
-        print_status(str(difference))
-    if step and (saved.optimizer, saved.training.length) != (requested.optimizer, requested.training.length):
-        for line in describe_rates(saved, requested, step):
-            print_status(line)
 
 
 def _with_optimizer(run: RunConfig, **values: object) -> RunConfig:
