@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from fabella.config.data import BPE, SentencePiece
 from fabella.engine.engine import State
 from fabella.models.parameters import initial_weights
-from fabella.models.registry import tiny_config
+from fabella.models.registry import family_names, tiny_config
 from fabella.run_config.run import RunConfig
 from fabella.runs.checkpoint import Checkpoint, save, set_best
 from fabella.runs.run_dir import RunDir
 from fabella.tokenizers import loading
 from fabella.tokenizers.bytes import ByteTokenizer
 from fabella.tokenizers.tokenizer import Tokenizer
-from tests.models.conftest import lowered_families
 
 LENGTH = 40
 TEXTS = [
@@ -28,11 +27,18 @@ TEXTS = [
 
 PARTS = ["qk_norm", "attention_gate", "value_residual", "embedding_residual"]
 MODELS: list[tuple[str, dict[str, Any]]] = [
-    *((family, {}) for family in lowered_families()),
+    *((family, {}) for family in family_names()),
     *(
-        ("modern", {"convolution": 0, "layer_pattern": pattern, "features": features, "init_std": 0.05})
+        ("modern", {"convolution": size, "layer_pattern": pattern, "features": features, "init_std": 0.05})
         for pattern in ("a", "m", "ma")
-        for features in ([], *([part] for part in PARTS), PARTS)
+        for size, features in (
+            (0, []),
+            (2, []),
+            *((0, [part]) for part in PARTS),
+            (4, ["attention_gate"]),
+            (0, PARTS),
+            (9, PARTS),
+        )
     ),
 ]
 """Every family and every part of ``modern``: the models that exports hold."""

@@ -38,15 +38,6 @@ class Family:
         return torch.randint(self.config.vocab_size, (batch, time), generator=torch.Generator().manual_seed(seed))
 
 
-WITHOUT_DECODER = {"modern"}
-"""Families whose tiny config the fast decoder does not support (a convolution): ``Model.decode`` decodes them."""
-
-
-def lowered_families() -> list[str]:
-    """Return the families that the fast decoder runs and exports know."""
-    return [name for name in family_names() if name not in WITHOUT_DECODER]
-
-
 def families_with_twins() -> list[str]:
     """Return the families that are implemented for both engines."""
     return [name for name in family_names() if importlib.util.find_spec(f"fabella.models.{name}_jax")]

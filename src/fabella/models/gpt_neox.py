@@ -12,7 +12,7 @@
 Black et al. 2022, "GPT-NeoX-20B" (arXiv 2204.06745, section 2.1); the Pythia models (Biderman et al. 2023, arXiv
 2304.01373) are of this family. Differences from GPT-2: both parts of a block are computed from its input (parallel
 residual, Wang & Komatsuzaki 2021); no learned positions; dimension i of the rotated part of a head is rotated with
-i + half of this part; the head is a matrix of its own. The fast decoder does not support it.
+i + half of this part; the head is a matrix of its own.
 """
 
 from typing import Literal

@@ -12,9 +12,9 @@ from fabella.generation.decoder.backends_torch import ModelBackend, compile_deco
 from fabella.generation.decoder.weights import PrefillChunk, WeightDtype, parse_weight_dtype
 from fabella.generation.generate_torch import generate
 from fabella.generation.sampling import SamplingParams
+from fabella.models.registry import family_names
 from tests.generation.fake_model import Config, Hashing
 from tests.generation.test_generate_torch import complete, untrained
-from tests.models.conftest import lowered_families
 
 GREEDY = SamplingParams(temperature=0)
 PROMPT = [3, 1, 4, 1, 5]
@@ -30,7 +30,7 @@ def logits_after(model: Any) -> torch.Tensor:
         return rows.prefill([PrefillChunk(0, PROMPT, 0)])
 
 
-@pytest.mark.parametrize("family", lowered_families())
+@pytest.mark.parametrize("family", family_names())
 def test_a_model_in_training_is_decoded_with_its_current_weights(family: str) -> None:
     model = untrained(family)
     assert not isinstance(decode_backend(model, 1, 12), ModelBackend)
@@ -57,7 +57,7 @@ def test_a_family_without_a_decoder_graph_is_decoded_by_the_model() -> None:
 @pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="int8 kernels need x86")
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("weights", ["float16", "bfloat16", "int8"])
-@pytest.mark.parametrize("family", lowered_families())
+@pytest.mark.parametrize("family", family_names())
 def test_smaller_weight_dtypes_give_close_logits(
     family: str, weights: WeightDtype, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

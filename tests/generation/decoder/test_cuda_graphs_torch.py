@@ -12,8 +12,8 @@ from fabella.generation.decoder.cuda_graphs_torch import CAPTURE_AFTER_CALLS, WA
 from fabella.generation.decoder.lower_torch import lower
 from fabella.generation.decoder.packed_linear_torch import float32_linear
 from fabella.generation.decoder.weights import PrefillChunk
+from fabella.models.registry import family_names
 from tests.generation.test_generate_torch import untrained
-from tests.models.conftest import lowered_families
 
 ROWS, CAPACITY = 3, 90
 # A graph attends to more positions, masked, in another order of sums; on a GPU products differ as well.
@@ -73,7 +73,7 @@ def decode_steps(model: Any, recorder: Any, device: str) -> list[Tensor]:
     return [actual.cpu() for actual in logits]
 
 
-@pytest.mark.parametrize("family", lowered_families())
+@pytest.mark.parametrize("family", family_names())
 def test_a_replayed_graph_gives_the_same_logits(family: str) -> None:
     model, recorder = long_model(family, "cpu"), EagerRecorder()
     for replayed, expected in zip(decode_steps(model, recorder, "cpu"), decode_steps(model, None, "cpu"), strict=True):
@@ -84,7 +84,7 @@ def test_a_replayed_graph_gives_the_same_logits(family: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("family", lowered_families())
+@pytest.mark.parametrize("family", family_names())
 def test_on_a_gpu_a_replayed_graph_gives_the_same_logits(family: str) -> None:
     model = long_model(family, "cuda")
     recorder = CudaRecorder(torch.device("cuda"))

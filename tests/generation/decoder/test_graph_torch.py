@@ -171,15 +171,17 @@ def test_a_model_that_cannot_be_lowered_is_decoded_by_the_model_with_a_warning()
 
 def modern(**changes: Any) -> Family:
     tiny = family_module("modern").Config.tiny()
-    return Family("modern", type(tiny).model_validate({**tiny.model_dump(), "convolution": 0, **changes}))
+    return Family("modern", type(tiny).model_validate({**tiny.model_dump(), **changes}))
 
 
 @pytest.mark.parametrize(
     "features", [(), ("qk_norm",), ("value_residual",), ("attention_gate",), ("embedding_residual",)]
 )
+@pytest.mark.parametrize("convolution", [0, 3, 12])
 @pytest.mark.parametrize("pattern", ["a", "ma"])
-def test_every_part_of_modern_is_lowered(features: tuple[str, ...], pattern: str) -> None:
-    test_one_step_after_another_equals_whole(modern(features=features, layer_pattern=pattern, layers=4))
+def test_every_part_of_modern_is_lowered(features: tuple[str, ...], convolution: int, pattern: str) -> None:
+    changes = {"features": features, "convolution": convolution, "layer_pattern": pattern}
+    test_one_step_after_another_equals_whole(modern(**changes, layers=4))
 
 
 def test_one_step_after_another_equals_whole(family: Any) -> None:
@@ -190,9 +192,20 @@ def test_one_step_after_another_equals_whole(family: Any) -> None:
         assert_close(decoder(decode_inputs(tokens[:, position], [position] * 2), cache), expected[:, position])
 
 
-def test_a_convolution_is_decoded_by_the_model() -> None:
-    model = make_model(modern(convolution=4))
-    with pytest.raises(UnsupportedModelError, match="ShortConvolution"):
+def test_a_convolution_that_no_mixer_follows_is_not_supported() -> None:
+    model = make_model(modern())
+    block = model.blocks[0]
+    block._modules["convolution"] = block._modules.pop("convolution")
+    with pytest.raises(UnsupportedModelError, match="a ShortConvolution that no mixer follows"):
         lower(model, float32_linear)
-    compile_decoder(model)
-    assert isinstance(decode_backend(model, 1, 8), ModelBackend)
+
+
+def test_a_convolution_before_an_mlp_is_not_supported() -> None:
+    model = make_model(modern())
+    block = model.blocks[0]
+    block._modules = {
+        name: block._modules[name]
+        for name in ("mixer_norm", "mixer", "feed_forward_norm", "convolution", "feed_forward", "dropout")
+    }
+    with pytest.raises(UnsupportedModelError, match="SwiGLU after a ShortConvolution"):
+        lower(model, float32_linear)

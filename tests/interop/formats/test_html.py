@@ -64,7 +64,7 @@ def test_a_page_has_the_tokenizer_of_the_run(make_tokenizer: Callable[[], Tokeni
 
 
 @needs_node
-@pytest.mark.parametrize("family", ["llama", "hybrid", "mingru"])
+@pytest.mark.parametrize("family", ["llama", "hybrid", "mingru", "modern"])
 def test_a_full_context_is_shifted_as_in_fabella(family: str, tmp_path: Path) -> None:
     source = open_source(make_run(tmp_path / "run", family), "best")
     html.write(source, tmp_path, "int8")

@@ -42,7 +42,9 @@ def test_whole_equals_chunked_for_any_batch_and_length(family: str, changes: dic
 
 
 @needs_onnx
-@pytest.mark.parametrize(("family", "precision"), [("llama", "float32"), ("mingru", "float16"), ("qwen", "float16")])
+@pytest.mark.parametrize(
+    ("family", "precision"), [("llama", "float32"), ("modern", "float32"), ("mingru", "float16"), ("qwen", "float16")]
+)
 def test_an_export_generates_the_text_of_the_run(family: str, precision: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", family, sentencepiece())
     result = export(run, to="onnx", out=tmp_path / "out", precision=precision)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fabella.generation.decoder.graph_torch import DecodeCache, DecoderGraph
+from fabella.generation.decoder.graph_torch import DecodeCache, DecoderGraph, is_kv_cache
 from fabella.generation.decoder.step_inputs_torch import DecodeInputs
 
 MIN_LENGTH = 64
@@ -40,8 +40,8 @@ class CudaGraphCache:
     ) -> None:  # fmt: skip
         self._graph, self._caches, self._capacity = graph, caches, capacity
         self._capture_fn: CaptureFn | None = capture
-        self._hidden_states = [cache for cache in caches if cache is not None and cache.dim() == 2]
-        self._has_attention = any(cache is not None and cache.dim() > 2 for cache in caches)
+        self._states = [cache for cache in caches if cache is not None and not is_kv_cache(cache)]
+        self._has_attention = any(cache is not None and is_kv_cache(cache) for cache in caches)
         self._inputs = torch.zeros(2, rows, dtype=torch.int64, device=device)
         """Token ids and positions, read by every graph."""
         self._calls: Counter[tuple[int, int]] = Counter()
@@ -75,13 +75,13 @@ class CudaGraphCache:
         return self._graph(DecodeInputs(ids, positions, max_length=length), self._caches)
 
     def _capture(self, capture: CaptureFn, count: int, length: int) -> tuple[Callable[[], None], Tensor]:
-        # Repeated runs write the same keys and values, but they advance hidden states: restore those.
-        saved = [hidden.clone() for hidden in self._hidden_states]
+        # Repeated runs write the same keys and values, but they advance the other states: restore those.
+        saved = [state.clone() for state in self._states]
         try:
             return capture(lambda: self._step(count, length))
         finally:
-            for hidden, before in zip(self._hidden_states, saved, strict=True):
-                hidden.copy_(before)
+            for state, before in zip(self._states, saved, strict=True):
+                state.copy_(before)
 
 
 _capture_lock = threading.Lock()

@@ -39,6 +39,10 @@ class NormOp(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return the whole norm, where no matrix follows that the scale could be multiplied into."""
+        ...
+
 
 class RMSNormOp:
     """x / √(D·(mean(x²) + eps)) in three kernels; ``scale`` = weight · √D completes it to RMSNorm."""
@@ -54,7 +58,7 @@ class RMSNormOp:
         return x / torch.hypot(length, self._min_length)
 
     def scaled(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        """Return the whole RMSNorm, where no matrix follows that the scale could be multiplied into."""
+        """See NormOp."""
         return self(x) * (self.weight * len(self.weight) ** 0.5)
 
 
@@ -70,6 +74,10 @@ class LayerNormOp:
 
     def __call__(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+    def scaled(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """See NormOp."""
+        return self(x)
 
 
 class LinearOp:
@@ -128,7 +136,7 @@ class AttentionOp:
     def __init__(
         self,
         attention: Any,
-        norm: NormOp,
+        norm: NormOp | None,
         factory: LinearFactory,
         *,
         heads: int,
@@ -146,7 +154,8 @@ class AttentionOp:
         than with its neighbor: the rows of queries and keys are permuted so that such pairs are neighbors, which leaves
         their dot products unchanged. A token sees ``window`` tokens, or all; ``scale`` of the products is 1/√E if None.
         ``value_weights``: factors of its own values and of those of the first attention. A layer ``output_gate`` has a
-        row per head, whose 2·σ multiplies the head's output.
+        row per head, whose 2·σ multiplies the head's output. Without ``norm``, a ConvolutionOp precedes: queries, keys
+        and values read its output, gates its input.
         """
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, len(attention.key.weight) // kv_heads
         self.rotary, self.half_rotation = rotary, half_rotation
@@ -154,8 +163,11 @@ class AttentionOp:
         self.value_weights = None if value_weights is None else value_weights.detach()
         self.keeps_values = False
         """Whether later layers read this layer's values."""
-        gates = [attention.output_gate] if hasattr(attention, "output_gate") else []
-        self.output_gate = bool(gates)
+        self.output_gate = hasattr(attention, "output_gate")
+        self.convolved = norm is None
+        gates = [attention.output_gate] if self.output_gate and not self.convolved else []
+        self.gate_matrix = LinearOp(factory, None, attention.output_gate) if self.output_gate and not gates else None
+        """The gates, if they read another vector than queries, keys and values."""
         order = within = None
         if half_rotation:
             assert rotary is not None, "a rotation needs the angles of the positions"
@@ -185,8 +197,11 @@ class AttentionOp:
         self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: Float[Tensor, "R 2 K S E"]
     ) -> Float[Tensor, "N D"]:
         rows = len(x)
-        projected, gates = self.matrix(x), None
-        if self.output_gate:
+        read, normed = inputs.mixer_inputs(x, convolved=self.convolved)
+        projected, gates = self.matrix(read), None
+        if self.gate_matrix is not None:
+            gates = self.gate_matrix(normed)
+        elif self.output_gate:
             gates = projected[:, -self.heads :]
             projected = projected[:, : -self.heads].contiguous()
         projected = projected.view(rows, -1, self.head_dim)
@@ -221,6 +236,23 @@ def _pairs_as_neighbors(pairs: int, head_dim: int) -> Int[Tensor, " E"]:
     return torch.cat((torch.arange(2 * pairs).view(2, -1).T.flatten(), torch.arange(2 * pairs, head_dim)))
 
 
+class ConvolutionOp:
+    """Short convolution of the normed input of the mixer that follows, which reads it; adds nothing to the stream."""
+
+    def __init__(self, weight: Float[Tensor, "D 1 K+1"], norm: NormOp) -> None:
+        self.norm, self.taps = norm, weight.detach().squeeze(1).T.contiguous()
+
+    def init_cache(self, rows: int, capacity: int) -> Float[Tensor, "R K D"]:
+        """Allocate the last inputs, initialized to 0."""
+        size, dim = self.taps.shape
+        return self.taps.new_zeros(rows, size - 1, dim)
+
+    def __call__(self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: Float[Tensor, "R K D"]) -> Float[Tensor, ""]:
+        inputs.normed = self.norm.scaled(x)
+        inputs.convolved = inputs.convolve(inputs.normed, self.taps, cache)
+        return x.new_zeros(())
+
+
 class RecurrenceOp:
     """MinGRU, gate and candidate by one matrix product."""
 
@@ -244,8 +276,9 @@ class RecurrenceOp:
 class GatedRecurrenceOp:
     """MinGRU whose hidden state is normed and multiplied by silu(output_gate x) before the output projection."""
 
-    def __init__(self, mixer: Any, norm: NormOp, factory: LinearFactory) -> None:
-        """``mixer`` is a GatedMinGRU."""
+    def __init__(self, mixer: Any, norm: NormOp | None, factory: LinearFactory) -> None:
+        """``mixer`` is a GatedMinGRU. Without ``norm``, a ConvolutionOp precedes; the output gate reads its input."""
+        self.convolved = norm is None
         self.matrix = LinearOp(factory, norm, mixer.gate, mixer.candidate)
         self.output_gate = LinearOp(factory, norm, mixer.output_gate)
         self.norm = RMSNormOp(mixer.output_norm.weight, mixer.output_norm.eps)
@@ -259,8 +292,9 @@ class GatedRecurrenceOp:
     def __call__(
         self, x: Float[Tensor, "N D"], inputs: StepInputs, cache: Float[Tensor, "R S"]
     ) -> Float[Tensor, "N D"]:
-        hidden = inputs.recur(self.matrix(x), cache)
-        return self.output(self.norm.scaled(hidden) * functional.silu(self.output_gate(x)))
+        read, normed = inputs.mixer_inputs(x, convolved=self.convolved)
+        hidden = inputs.recur(self.matrix(read), cache)
+        return self.output(self.norm.scaled(hidden) * functional.silu(self.output_gate(normed)))
 
 
 class StatelessOp:
@@ -371,7 +405,7 @@ class DecoderGraph:
         """Allocate caches for ``capacity`` tokens in each of ``rows`` rows.
 
         Attention never looks beyond a row's own positions, so that a KV cache needs no reset for a new sequence; a
-        hidden state does (``reset_row``).
+        hidden state and the inputs of a convolution do (``reset_row``).
         """
         return [op.init_cache(rows, capacity) for op in self.ops]
 
@@ -386,11 +420,16 @@ class DecoderGraph:
         return x
 
 
+def is_kv_cache(cache: Tensor) -> bool:
+    """Return whether a cache has a place for every position, rather than a state that each token replaces."""
+    return cache.dim() == 5
+
+
 @torch.inference_mode()
 def reset_row(caches: Sequence[DecodeCache], row: int) -> None:
-    """Start a new sequence in ``row``: set its hidden states to 0."""
+    """Start a new sequence in ``row``: set its hidden states, and the last inputs of its convolutions, to 0."""
     for cache in caches:
-        if cache is not None and cache.dim() == 2:
+        if cache is not None and not is_kv_cache(cache):
             cache[row] = 0.0
 
 
@@ -400,7 +439,7 @@ def copy_row(caches: Sequence[DecodeCache], source: int, target: int, length: in
     for cache in caches:
         if cache is None:
             continue
-        if cache.dim() == 2:
-            cache[target] = cache[source]
-        else:
+        if is_kv_cache(cache):
             cache[target, :, :, :length] = cache[source, :, :, :length]
+        else:
+            cache[target] = cache[source]

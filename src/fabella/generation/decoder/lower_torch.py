@@ -5,7 +5,9 @@ A model is lowered if it is built like this; everything else raises ``Unsupporte
     embedding (nn.Embedding) [+ positions (nn.Embedding)] [→ embedding_norm (RMSNorm)]
         [→ input_projection (nn.Linear)]
     blocks, each a sequence of: NAME_norm (RMSNorm, nn.LayerNorm) and NAME (an attention, MinGRU, GatedMinGRU, SwiGLU,
-        GELUMLP), added to the residual stream; embedding (nn.Embedding), the token's row, added to the residual stream;
+        GELUMLP), added to the residual stream; before an attention or a GatedMinGRU, a ShortConvolution of its normed
+        input, which all its layers but ``output_gate`` read; embedding (nn.Embedding), the token's row, added to the
+        residual stream;
         first of all residual_weight · x + embedding_weight · (start of the residual stream), if it has these parameters
     norm [→ output_projection (nn.Linear)] → head_weight
 
@@ -30,6 +32,7 @@ from torch.nn import functional
 
 from fabella.generation.decoder.graph_torch import (
     AttentionOp,
+    ConvolutionOp,
     DecoderGraph,
     EmbeddingAddOp,
     EmbeddingMixOp,
@@ -51,6 +54,7 @@ from fabella.generation.decoder.graph_torch import (
 from fabella.generation.decoder.packed_linear_torch import LinearFactory, PackedLinear
 from fabella.generation.decoder.step_inputs_torch import PrefillInputs
 from fabella.models.nn.attention_torch import AttentionSpec
+from fabella.models.nn.convolution_torch import ShortConvolution
 from fabella.models.nn.layers_torch import GELUMLP, RMSNorm, SwiGLU
 from fabella.models.nn.recurrence_torch import GatedMinGRU, MinGRU
 from fabella.models.nn.rotary_torch import apply_rotary, apply_rotary_interleaved, apply_rotary_partial
@@ -178,19 +182,40 @@ def _lower_block(block: nn.Module, factory: LinearFactory, rotary: Tensor | None
         yield EmbeddingMixOp(own["residual_weight"], own["embedding_weight"])
     elif own:
         raise UnsupportedModelError(f"{type(block).__name__}.{next(iter(own))}")
+    convolution: ShortConvolution | None = None
     for name, module in children.items():
         if isinstance(module, nn.Embedding):
             yield EmbeddingAddOp(module)
+        elif type(module) is ShortConvolution and convolution is None:
+            convolution = module
         elif f"{name}_norm" in children and name != "head":
-            yield _lower_residual(module, children[f"{name}_norm"], factory, rotary)
+            norm = children[f"{name}_norm"]
+            if convolution is None:
+                yield _lower_residual(module, norm, factory, rotary)
+            else:
+                yield ConvolutionOp(convolution.weight, _lower_norm(norm, convolution.weight.squeeze(1).T))
+                yield _lower_convolved(module, factory, rotary)
+                convolution = None
         elif not (isinstance(module, nn.Dropout) or name in ("head", "head_norm") or name.endswith("_norm")):
             raise UnsupportedModelError(type(module).__name__)
+    if convolution is not None:
+        raise UnsupportedModelError(f"a {type(convolution).__name__} that no mixer follows")
 
 
-def _lower_residual(module: nn.Module, norm: nn.Module, factory: LinearFactory, rotary: Tensor | None) -> ResidualOp:
+def _lower_convolved(module: nn.Module, factory: LinearFactory, rotary: Tensor | None) -> ResidualOp:
+    """Return a mixer that reads the convolution before it."""
     spec = _spec(module)
     if spec is not None:
-        return _lower_attention(module, spec, norm, factory, rotary)
+        return _lower_attention(module, spec, None, factory, rotary)
+    if type(module) is GatedMinGRU:
+        return GatedRecurrenceOp(module, None, factory)
+    raise UnsupportedModelError(f"{type(module).__name__} after a ShortConvolution")
+
+
+def _lower_residual(module: Any, norm: nn.Module, factory: LinearFactory, rotary: Tensor | None) -> ResidualOp:
+    spec = _spec(module)
+    if spec is not None:
+        return _lower_attention(module, spec, _lower_norm(norm, module.query.weight), factory, rotary)
     if type(module) is MinGRU:
         return RecurrenceOp(module, _lower_norm(norm, module.gate.weight), factory)
     if type(module) is GatedMinGRU:
@@ -203,14 +228,14 @@ def _lower_residual(module: nn.Module, norm: nn.Module, factory: LinearFactory, 
 
 
 def _lower_attention(
-    module: Any, spec: AttentionSpec, norm: nn.Module, factory: LinearFactory, rotary: Tensor | None
+    module: Any, spec: AttentionSpec, norm: NormOp | None, factory: LinearFactory, rotary: Tensor | None
 ) -> AttentionOp:
     if spec.rotate not in (None, apply_rotary, apply_rotary_partial, apply_rotary_interleaved):
         raise UnsupportedModelError(str(spec.rotate))
     if hasattr(module, "output_gate") != spec.output_gate:
         raise UnsupportedModelError(f"{type(module).__name__}.output_gate, of which its spec says otherwise")
     return AttentionOp(
-        module, _lower_norm(norm, module.query.weight), factory, heads=spec.heads, kv_heads=spec.kv_heads,
+        module, norm, factory, heads=spec.heads, kv_heads=spec.kv_heads,
         rotary=rotary if spec.rotate else None, half_rotation=spec.rotate in (apply_rotary, apply_rotary_partial),
         head_norm=_lower_head_norms(spec, len(module.key.weight) // spec.kv_heads, module.key.weight),
         window=spec.window, scale=spec.scale, value_weights=spec.value_weights,

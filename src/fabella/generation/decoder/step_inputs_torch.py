@@ -18,6 +18,17 @@ class KeptTensors:
     """Start of the residual stream."""
     first_values: Float[Tensor, "N K E"] | None = None
     """Values of the first attention, if later ones read them."""
+    normed: Float[Tensor, "N D"] | None = None
+    convolved: Float[Tensor, "N D"] | None = None
+    """Input and output of the last convolution, which the next mixer reads."""
+
+    def mixer_inputs(self, x: Tensor, *, convolved: bool) -> tuple[Tensor, Tensor]:
+        """Return what a mixer reads, and what its output gate reads: ``x``, or both ends of the convolution."""
+        if not convolved:
+            return x, x
+        assert self.convolved is not None, "a convolution precedes"
+        assert self.normed is not None, "a convolution precedes"
+        return self.convolved, self.normed
 
 
 class DecodeInputs(KeptTensors):
@@ -82,6 +93,15 @@ class DecodeInputs(KeptTensors):
         hidden = cache.narrow(0, 0, len(gate_candidate))
         return torch.lerp(hidden, target, sigmoids.narrow(1, 0, size), out=hidden)
 
+    def convolve(
+        self, x: Float[Tensor, "N D"], taps: Float[Tensor, "K+1 D"], cache: Float[Tensor, "R K D"]
+    ) -> Float[Tensor, "N D"]:
+        """Return x + Σ taps · (the last K + 1 inputs of each row), of which the cache keeps the last K."""
+        past = cache.narrow(0, 0, len(x))
+        inputs = torch.cat((past, x.unsqueeze(1)), dim=1)
+        past.copy_(inputs.narrow(1, 1, past.shape[1]))
+        return x + (inputs * taps).sum(1)
+
     def last(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """Return the vectors to compute logits for: all."""
         return x
@@ -137,6 +157,17 @@ class PrefillInputs(KeptTensors):
         hidden = recur(gate, candidate, cache[self._row : self._row + 1])[0]
         cache[self._row] = hidden[-1]
         return hidden
+
+    def convolve(
+        self, x: Float[Tensor, "T D"], taps: Float[Tensor, "K+1 D"], cache: Float[Tensor, "R K D"]
+    ) -> Float[Tensor, "T D"]:
+        """Return x + Σ taps · (the last K + 1 inputs of each position), of which the cache keeps the last K."""
+        inputs = torch.cat((cache[self._row], x))
+        cache[self._row] = inputs[len(x) :]
+        y = x
+        for start, tap in enumerate(taps):
+            y = torch.addcmul(y, inputs[start : start + len(x)], tap)
+        return y
 
     def last(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "1 D"]:
         """Return the vector to compute logits for: the last one."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from fabella.engine.build_model_torch import load_model
 from fabella.generation.decoder.graph_torch import (
     AttentionOp,
+    ConvolutionOp,
     DecoderGraph,
     EmbeddingAddOp,
     EmbeddingMixOp,
@@ -57,6 +58,8 @@ class _Writer:
         """First position of the ids, and the one after the last, as vectors of one number; empty without attention."""
         self._embedded = self._first_values = ""
         """Start of the residual stream, and the values of the first attention where later ones read them."""
+        self._normed = self._convolved = ""
+        """Input and output of the last convolution."""
 
     def write(self, graph: DecoderGraph, vocab_size: int) -> Any:
         build = self._builder
@@ -71,7 +74,9 @@ class _Writer:
             x = self._linear(graph.embedding.up_proj, x)[0]
         self._embedded = x
         for op, cache in zip(graph.ops, caches, strict=True):
-            if isinstance(op, EmbeddingMixOp):
+            if isinstance(op, ConvolutionOp):
+                self._convolve(op, x, cache[0])
+            elif isinstance(op, EmbeddingMixOp):
                 x = self._weighted_sum(x, self._embedded, float(op.own_weight), float(op.embedding_weight))
             else:
                 x = build.node("Add", x, self._op(op, x, cache))
@@ -101,6 +106,9 @@ class _Writer:
             self._states += 1
             shape = ["batch", len(op.matrix.weights[0])]
             return (build.add_input(f"past_hidden.{number}", FLOAT, shape),)
+        if isinstance(op, ConvolutionOp):  # its number is that of the mixer that follows
+            size, dim = op.taps.shape
+            return (build.add_input(f"past_inputs.{number}", FLOAT, ["batch", size - 1, dim]),)
         return ()
 
     def _op(self, op: Any, x: str, cache: tuple[str, ...]) -> str:
@@ -114,8 +122,9 @@ class _Writer:
             hidden = self._hidden_states(op, x, cache[0])
             return hidden if op.output is None else self._linear(op.output, hidden)[0]
         if isinstance(op, GatedRecurrenceOp):
-            hidden = self._norm(op.norm, self._hidden_states(op, x, cache[0]))
-            (gate,) = self._linear(op.output_gate, x)
+            read, normed = (self._convolved, self._normed) if op.convolved else (x, x)
+            hidden = self._norm(op.norm, self._hidden_states(op, read, cache[0]))
+            (gate,) = self._linear(op.output_gate, normed)
             return self._linear(op.output, build.node("Mul", hidden, self._silu(gate)))[0]
         if isinstance(op, SwiGLUOp):
             gate, up = self._linear(op.matrix, x)
@@ -187,11 +196,12 @@ class _Writer:
         build, group = self._builder, op.heads // op.kv_heads
         order = _halves(op)
         orders = tuple(None if order is None else _of_heads(order, heads) for heads in (op.heads, op.kv_heads))
-        *projected, gates = self._linear(op.matrix, x, (*orders, None, None))
-        projected = projected if op.output_gate else [*projected, gates]
+        projected = self._linear(op.matrix, self._convolved if op.convolved else x, (*orders, None, None))
+        if op.gate_matrix is not None:
+            projected += self._linear(op.gate_matrix, self._normed)
         query, key, value = (
             self._heads(y, heads, op.head_dim)
-            for y, heads in zip(projected, (op.heads, op.kv_heads, op.kv_heads), strict=True)
+            for y, heads in zip(projected[:3], (op.heads, op.kv_heads, op.kv_heads), strict=True)
         )
         if op.head_norm is not None:
             weights = (op.head_norm.query_weight, op.head_norm.key_weight)
@@ -215,7 +225,7 @@ class _Writer:
         weights = build.node("Softmax", build.node("Add", scores, self._mask(op.window)), axis=-1)
         sums = build.node("Transpose", build.node("MatMul", weights, values), perm=[0, 3, 1, 2, 4])
         if op.output_gate:
-            sums = self._gated(op, sums, gates)
+            sums = self._gated(op, sums, projected[3])
         return self._linear(op.output, build.reshaped(sums, 0, 0, op.heads * op.head_dim))[0]
 
     def _gated(self, op: AttentionOp, sums: str, gates: str) -> str:
@@ -265,6 +275,20 @@ class _Writer:
 
     def _scalar(self, value: int) -> str:
         return self._builder.constant(np.array(value, dtype=np.int64))
+
+    def _convolve(self, op: ConvolutionOp, x: str, past: str) -> None:
+        """Set the input and the output of a convolution, and add its last inputs as an output."""
+        build, (size, dim) = self._builder, op.taps.shape
+        self._normed = self._norm(op.norm, x)
+        inputs = build.node("Concat", past, self._normed, axis=1)
+        channels = build.node("Transpose", inputs, perm=[0, 2, 1])
+        weight = build.constant(_array(op.taps.T.unsqueeze(1)), "taps")
+        sums = build.node("Transpose", build.node("Conv", channels, weight, group=dim), perm=[0, 2, 1])
+        self._convolved = build.node("Add", self._normed, sums)
+        end = build.dimension(inputs, 1)
+        start = build.node("Sub", end, build.integers(size - 1))
+        last = build.node("Slice", inputs, start, end, build.integers(1))
+        build.add_output(last, past.replace("past", "present"), ["batch", size - 1, dim])
 
     def _hidden_states(self, op: RecurrenceOp | GatedRecurrenceOp, x: str, past: str) -> str:
         """Return the hidden state at every position, and add the last one as an output."""

@@ -97,13 +97,13 @@ class Decoder {
     const headNorm = op.head_norm &&
       { eps: op.head_norm.eps, query: tensor(op.head_norm.query), key: tensor(op.head_norm.key) };
     return { ...op, matrices, norm, headNorm, table: tensor(op.table), scales: tensor(op.scales), positions: tensor(op.positions),
-      cos: tensor(op.cos), sin: tensor(op.sin) };
+      cos: tensor(op.cos), sin: tensor(op.sin), taps: tensor(op.taps) };
   }
 
-  /** Start a new sequence. A KV cache is never read beyond the position, so that only hidden states are cleared. */
+  /** Start a new sequence. A KV cache is never read beyond the position, so that only other states are cleared. */
   reset() {
     this.position = 0;
-    this.operations.forEach((op) => { if (op.epilogue === "mingru") this.caches[op.cache].fill(0); });
+    for (const op of this.operations) if (op.cache !== undefined && op.kind !== "attend") this.caches[op.cache].fill(0);
   }
 
   /** Process one more token. Return the logits, which the next call overwrites; null unless they are `wanted`. */
@@ -112,6 +112,7 @@ class Decoder {
       if (op.last_only && !wanted) continue;
       if (op.kind === "embed") this.#embed(op, token);
       else if (op.kind === "mix") this.#mix(op);
+      else if (op.kind === "convolve") this.#convolve(op);
       else if (op.kind === "attend") this.#attend(op);
       else this.#project(op);
     }
@@ -153,6 +154,19 @@ class Decoder {
       normed[k] = bias ? f32(y * weight[k]) + bias[k] : y * weight[k];
     }
     return normed;
+  }
+
+  /** Norm the vector, and add to it the weighted sum of the last ones. */
+  #convolve(op) {
+    const { inputs: width, past, taps } = op, cache = this.caches[op.cache], target = this.buffers[op.target];
+    const x = this.#normalize(op, this.buffers[op.source], this.buffers[op.kept]), own = past * width;
+    for (let k = 0; k < width; k++) {
+      let sum = x[k];
+      for (let at = k; at < own; at += width) sum = f32(sum + f32(cache[at] * taps[at]));
+      target[k] = sum + f32(x[k] * taps[own + k]);
+    }
+    cache.copyWithin(0, width);
+    if (past) cache.set(x.subarray(0, width), own - width);
   }
 
   /** Quantize a vector to int8 and return its scale. */
@@ -272,8 +286,8 @@ class Decoder {
       for (let h = g * group; h < (g + 1) * group; h++) {
         attendHead(x, h * dim, cache, keys + first, values + keys + first, length, dim, op.score_scale, scores, target,
           this.sums);
-        if (!op.gates) continue;
-        const gate = f32(2 * sigmoid(x[(heads + 2 * kvHeads) * dim + h]));
+        if (op.gate === undefined) continue;
+        const gate = f32(2 * sigmoid(op.gate === op.source ? x[(heads + 2 * kvHeads) * dim + h] : this.buffers[op.gate][h]));
         for (let e = h * dim; e < (h + 1) * dim; e++) target[e] *= gate;
       }
     }

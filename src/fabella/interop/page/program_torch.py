@@ -16,6 +16,7 @@ from torch import Tensor
 from fabella.engine.build_model_torch import load_model
 from fabella.generation.decoder.graph_torch import (
     AttentionOp,
+    ConvolutionOp,
     DecoderGraph,
     EmbeddingAddOp,
     EmbeddingMixOp,
@@ -33,9 +34,10 @@ from fabella.generation.decoder.lower_torch import UnsupportedModelError, lower
 from fabella.generation.decoder.packed_linear_torch import float32_linear, quantize_rows
 from fabella.models.model_config import ModelConfig
 
-RESIDUAL, RESIDUAL_ALT, WIDE, MIXED, EMBEDDED, VALUES = range(6)
+RESIDUAL, RESIDUAL_ALT, WIDE, MIXED, EMBEDDED, VALUES, NORMED, CONVOLVED, GATES = range(9)
 """Buffers: the residual stream; a second one, for an op that cannot update it in place; two between matrix products;
-the embeddings and the values of the first attention, where later layers read them."""
+the embeddings and the values of the first attention, where later layers read them; input and output of a convolution,
+and the gates of heads that read its input."""
 LOGITS = -1
 ALIGNMENT = 4
 """Bytes: JavaScript reads a float32 array at multiples of 4 only."""
@@ -50,7 +52,7 @@ class Program:
     capacity: int
     """Positions of the KV caches."""
     operations: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    widths: list[int] = field(default_factory=lambda: [0] * 6)
+    widths: list[int] = field(default_factory=lambda: [0] * 9)
     caches: list[int] = field(default_factory=list[int])
     """Numbers in each cache."""
     vocab_size: int = 0
@@ -143,8 +145,8 @@ def _add_embedding(program: Program, graph: DecoderGraph) -> None:
         program,
         embedding.table,
         RESIDUAL if embedding.up_proj is None else WIDE,
-        positions=program.floats(positions),
-        norm=_norm(program, embedding.norm),
+        positions=positions,
+        norm=embedding.norm,
     )
     if embedding.up_proj is not None:
         _linear(program, embedding.up_proj, WIDE, RESIDUAL)
@@ -165,15 +167,20 @@ def _add_member(program: Program, op: Any, stream: int, sums: int) -> None:
     """Append operations that read ``stream``, and add their output to ``sums`` in the new residual stream."""
     target = program.stream
     if isinstance(op, AttentionOp):
-        _linear(program, op.matrix, stream, WIDE)
+        _linear(program, op.matrix, CONVOLVED if op.convolved else stream, WIDE)
+        if op.gate_matrix is not None:
+            _linear(program, op.gate_matrix, NORMED, GATES)
         _attention(program, op)
         _linear(program, op.output, MIXED, target, residual=sums)
     elif isinstance(op, EmbeddingMixOp):
         _mix(program, op, target)
+    elif isinstance(op, ConvolutionOp):
+        _convolution(program, op, stream)
     elif isinstance(op, GatedRecurrenceOp):
+        read, normed = (CONVOLVED, NORMED) if op.convolved else (stream, stream)
         cache = program.add_cache(len(op.matrix.weights[0]))
-        _linear(program, op.matrix, stream, WIDE, epilogue="mingru", cache=cache)
-        _linear(program, op.output_gate, stream, MIXED)
+        _linear(program, op.matrix, read, WIDE, epilogue="mingru", cache=cache)
+        _linear(program, op.output_gate, normed, MIXED)
         _linear(program, op.output, WIDE, target, residual=sums, norm=_norm(program, op.norm), gate=MIXED)
     elif isinstance(op, RecurrenceOp):
         cache = program.add_cache(len(op.matrix.weights[0]))
@@ -205,7 +212,34 @@ def _mix(program: Program, op: EmbeddingMixOp, target: int) -> None:
     )
 
 
-def _embed(program: Program, table: Tensor, target: int, **more: Any) -> None:
+def _convolution(program: Program, op: ConvolutionOp, stream: int) -> None:
+    size, width = op.taps.shape
+    for buffer in (NORMED, CONVOLVED):
+        program.reserve(buffer, width)
+    program.operations.append(
+        {
+            "kind": "convolve",
+            "source": stream,
+            "target": CONVOLVED,
+            "kept": NORMED,
+            "inputs": width,
+            "norm": _norm(program, op.norm),
+            "past": size - 1,
+            "taps": program.floats(op.taps),
+            "cache": program.add_cache((size - 1) * width),
+        }
+    )
+
+
+def _embed(
+    program: Program,
+    table: Tensor,
+    target: int,
+    *,
+    positions: Tensor | None = None,
+    norm: Any = None,
+    residual: int | None = None,
+) -> None:
     program.reserve(target, table.shape[1])
     rows = program.matrix(table)
     program.operations.append(
@@ -215,7 +249,9 @@ def _embed(program: Program, table: Tensor, target: int, **more: Any) -> None:
             inputs=table.shape[1],
             table=rows["weight"],
             scales=rows["scales"],
-            **more,
+            positions=program.floats(positions),
+            norm=_norm(program, norm),
+            residual=residual,
         )
     )
 
@@ -272,7 +308,7 @@ def _attention(program: Program, op: AttentionOp) -> None:
             score_scale=op.score_scale,
             window=op.window,
             head_norm=None if op.head_norm is None else _head_norm(program, op.head_norm),
-            gates=op.output_gate or None,
+            gate=None if not op.output_gate else WIDE if op.gate_matrix is None else GATES,
             keeps_values=op.keeps_values or None,
             first_values=VALUES if op.keeps_values or op.value_weights is not None else None,
             own_weight=own,

@@ -21,9 +21,8 @@ from fabella.generation.decoder.weights import PrefillChunk, WeightDtype
 from fabella.generation.sampling import SamplingParams
 from fabella.models.model_config import ModelConfig
 from fabella.models.parameters import initial_weights
-from fabella.models.registry import family_module
+from fabella.models.registry import family_module, family_names
 from tests.generation.test_generate_torch import complete
-from tests.models.conftest import lowered_families
 
 pytestmark = pytest.mark.skipif(build.library().library is None, reason=build.library().warning)
 
@@ -43,6 +42,13 @@ VARIANTS = {
     "attention with gates": {"family": "modern", "convolution": 0, "layer_pattern": "a", "heads": 3, "kv_heads": 3},
     "gated MinGRU only": {"family": "modern", "convolution": 0, "layer_pattern": "m", "tie_embeddings": True},
     "a norm of the embeddings only": {"family": "modern", "convolution": 0, "features": ()},
+    "a long convolution before attention": {
+        "family": "modern",
+        "convolution": 40,
+        "layer_pattern": "a",
+        "features": (),
+    },
+    "a short convolution before MinGRU": {"family": "modern", "convolution": 2, "layer_pattern": "m"},
     "tanh GELU": {"family": "gpt2", "activation": "gelu_tanh", "tie_embeddings": False},
 }
 
@@ -79,7 +85,7 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=LOGITS_TOLERANCE, rtol=LOGITS_TOLERANCE)
 
 
-@pytest.fixture(params=[*lowered_families(), *VARIANTS])
+@pytest.fixture(params=[*family_names(), *VARIANTS])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

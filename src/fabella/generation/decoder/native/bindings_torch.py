@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from fabella.generation.decoder.graph_torch import (
     AttentionOp,
+    ConvolutionOp,
     DecoderGraph,
     EmbeddingAddOp,
     EmbeddingMixOp,
@@ -38,14 +39,15 @@ PREFILL_CHUNK = 128
 """Prompt tokens per call: enough for efficient matrix products, few enough to stay in the CPU's cache."""
 BLOCK, MAX_ROWS_AT_ONCE, MAX_X_ROWS_AT_ONCE, STAGE_BYTES = 256, 32, 16, 64
 """As in decode.cpp. ``MAX_ROWS_AT_ONCE`` is the maximum ROWS of a product; it sizes the scratch memory."""
-EMBED, PROJECT, ATTEND, MIX = range(4)
+EMBED, PROJECT, ATTEND, MIX, CONVOLVE = range(5)
 NO_NORM, RMS_NORM, LAYER_NORM = range(3)
 STORE, GELU, GELU_TANH, SWIGLU, MINGRU = range(5)
 OWN_VALUES, FIRST_VALUES, MIXED_VALUES = range(3)
 DTYPES: dict[WeightDtype, int] = {"float32": 0, "float16": 1, "int8": 2, "bfloat16": 3}
-RESIDUAL, RESIDUAL_ALT, WIDE, MIXED, EMBEDDED, VALUES = range(6)
+RESIDUAL, RESIDUAL_ALT, WIDE, MIXED, EMBEDDED, VALUES, NORMED, CONVOLVED, GATES = range(9)
 """Buffers: the residual stream; a second one, for an op that cannot update it in place; two between matrix products;
-the embeddings and the values of the first attention, where later layers read them."""
+the embeddings and the values of the first attention, where later layers read them; input and output of a convolution,
+and the gates of heads that read its input."""
 LOGITS = -1
 NO_WINDOW = 2**62
 FLOAT16_MAX = 65504.0
@@ -73,7 +75,7 @@ class _Operation(ctypes.Structure):
             (name, ctypes.c_int32)
             for name in ("last_only", "matrices", "heads", "kv_heads", "head_dim", "rotary_pairs", "half_rotation")
         ),
-        *((name, ctypes.c_int32) for name in ("kept", "values", "gate")),
+        *((name, ctypes.c_int32) for name in ("kept", "values", "gate", "past")),
         ("own_weight", ctypes.c_float),
         ("kept_weight", ctypes.c_float),
         ("eps", ctypes.c_float),
@@ -82,7 +84,7 @@ class _Operation(ctypes.Structure):
         ("window", ctypes.c_int64),
         ("matrix", _Matrix * 4),
         *((name, _address) for name in ("norm_weight", "norm_bias", "key_norm_weight")),
-        *((name, _address) for name in ("table", "position_table", "cos", "sin")),
+        *((name, _address) for name in ("table", "position_table", "cos", "sin", "taps")),
     ]
 
 
@@ -125,7 +127,7 @@ class NativeProgram:
         self.max_positions = 2**62 if graph.embedding.positions is None else len(graph.embedding.positions)
         """Number of positions with an entry in the position and rotary tables."""
         self.attends = any(isinstance(op, AttentionOp) for op in flat_ops(graph.ops))
-        self.widths = [0] * 6
+        self.widths = [0] * 9
         self.widest_input = 0
         self._tensors: list[Tensor] = []
         self._residual = RESIDUAL
@@ -164,14 +166,14 @@ class NativeProgram:
         """Append operations that read ``stream``, and add their output to ``sums`` in the new residual stream."""
         target = self._residual
         if isinstance(op, AttentionOp):
-            self._append_linear(op.matrix, stream, WIDE)
-            self._append_attention(op, number)
+            self._add_attention(op, number, stream)
             self._append_linear(op.output, MIXED, target, residual=sums)
         elif isinstance(op, EmbeddingMixOp):
             self._append_mix(op, target)
+        elif isinstance(op, ConvolutionOp):
+            self._append_convolution(op, stream, number)
         elif isinstance(op, GatedRecurrenceOp):
-            self._append_linear(op.matrix, stream, WIDE, epilogue=MINGRU, cache=number)
-            self._append_linear(op.output_gate, stream, MIXED)
+            self._add_gated_recurrence(op, number, stream)
             self._append_linear(op.output, WIDE, target, residual=sums, norm=op.norm, gate=MIXED)
         elif isinstance(op, RecurrenceOp) and op.output is None:
             self._append_linear(op.matrix, stream, target, residual=sums, epilogue=MINGRU, cache=number)
@@ -190,6 +192,17 @@ class NativeProgram:
         else:
             raise UnsupportedOpError(type(op).__name__)
 
+    def _add_attention(self, op: AttentionOp, number: int, stream: int) -> None:
+        self._append_linear(op.matrix, CONVOLVED if op.convolved else stream, WIDE)
+        if op.gate_matrix is not None:
+            self._append_linear(op.gate_matrix, NORMED, GATES)
+        self._append_attention(op, number)
+
+    def _add_gated_recurrence(self, op: GatedRecurrenceOp, number: int, stream: int) -> None:
+        read, normed = (CONVOLVED, NORMED) if op.convolved else (stream, stream)
+        self._append_linear(op.matrix, read, WIDE, epilogue=MINGRU, cache=number)
+        self._append_linear(op.output_gate, normed, MIXED)
+
     def _append_mix(self, op: EmbeddingMixOp, target: int) -> None:
         if self.graph.embedding.up_proj is not None:
             raise UnsupportedOpError("projected embeddings that later layers read again")
@@ -198,6 +211,16 @@ class NativeProgram:
         self._operations[0].kept = EMBEDDED
         own, kept = float(op.own_weight), float(op.embedding_weight)
         operation = _Operation(kind=MIX, target=target, kept=EMBEDDED, own_weight=own, kept_weight=kept, inputs=width)
+        self._operations.append(operation)
+
+    def _append_convolution(self, op: ConvolutionOp, stream: int, number: int) -> None:
+        size, width = op.taps.shape
+        for buffer in (NORMED, CONVOLVED):
+            self._reserve(buffer, width)
+        kind, norm_weight, norm_bias, eps = self._norm_params(op.norm)
+        operation = _Operation(kind=CONVOLVE, source=stream, target=CONVOLVED, kept=NORMED, cache=number, inputs=width)
+        operation.past, operation.taps = size - 1, self._pointer(op.taps)
+        operation.norm, operation.norm_weight, operation.norm_bias, operation.eps = kind, norm_weight, norm_bias, eps
         self._operations.append(operation)
 
     def _append_embed(
@@ -330,7 +353,7 @@ class NativeProgram:
             scale=op.score_scale,
             window=NO_WINDOW if op.window is None else op.window,
         )
-        operation.gate = int(op.output_gate)
+        operation.gate = -1 if not op.output_gate else WIDE if op.gate_matrix is None else GATES
         self._set_values(op, operation)
         if op.head_norm is not None:
             operation.norm, operation.eps = RMS_NORM, op.head_norm.eps

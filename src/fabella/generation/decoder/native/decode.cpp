@@ -13,7 +13,7 @@
 
 namespace {
 
-enum Kind : int32_t { EMBED, PROJECT, ATTEND, MIX };
+enum Kind : int32_t { EMBED, PROJECT, ATTEND, MIX, CONVOLVE };
 enum Norm : int32_t { NO_NORM, RMS_NORM, LAYER_NORM };
 enum Epilogue : int32_t { STORE, GELU, GELU_TANH, SWIGLU, MINGRU };
 enum Values : int32_t { OWN_VALUES, FIRST_VALUES, MIXED_VALUES };
@@ -30,13 +30,16 @@ struct Matrix {
 struct Operation {
     int32_t kind, norm, epilogue, dtype;
     int32_t source, target, residual;  // buffers; target -1: the logits; residual -1: none
-    int32_t cache;              // index of the KV cache or hidden state; -1: none
+    int32_t cache;              // index of the KV cache, hidden state or inputs of a convolution; -1: none
     int32_t last_only;                // whether only rows with logits are computed
     int32_t matrices;            // concatenated; for SWIGLU and MINGRU, two that are combined
     int32_t heads, kv_heads, head_dim, rotary_pairs, half_rotation;
-    int32_t kept;    // buffer, or -1: EMBED copies its rows to it, MIX adds it; ATTEND: values of the first layer
+    int32_t kept;    // buffer, or -1: EMBED copies its rows to it, MIX adds it; ATTEND: values of the first layer;
+                     // CONVOLVE: its normed input
     int32_t values;  // ATTEND: its own, which are kept in FIRST_VALUES and mixed with these in MIXED_VALUES
-    int32_t gate;    // PROJECT: buffer whose silu multiplies the normed rows, or -1; ATTEND: 1 if heads have gates
+    int32_t gate;    // buffer, or -1; PROJECT: its silu multiplies the normed rows; ATTEND: gates of the heads, those in
+                     // the source follow its values
+    int32_t past;    // CONVOLVE: inputs before a token that it reads
     float own_weight, kept_weight;  // MIX, MIXED_VALUES: factors
     float eps;
     float scale;                 // ATTEND: factor of the products of queries and keys
@@ -46,6 +49,7 @@ struct Operation {
     const float *norm_weight, *norm_bias, *key_norm_weight;  // ATTEND: norm_weight is that of a query head
     const float *table, *position_table;  // EMBED: rows by token, in int8 matrix[0]; rows by position, or null
     const float *cos, *sin;       // ATTEND: [S rotary_pairs], or null
+    const float* taps;            // CONVOLVE: [past + 1 inputs], that of the token itself last
 };
 
 struct Stage {
@@ -63,7 +67,7 @@ struct Program {
 };
 
 struct Call {
-    float* const* caches;  // [R 2 K S E] for attention, [R S] for a recurrence
+    float* const* caches;  // [R 2 K S E] for attention, [R S] for a recurrence, [R past D] for a convolution
     int64_t capacity;        // S of the KV caches
     int64_t embedding_rows;           // valid token ids are below it
     int64_t n, skip;         // rows; the first skip rows need no logits
@@ -359,6 +363,31 @@ void mix(const Operation& op, const Program& program, const Call& call, const Te
     });
 }
 
+// Norm the rows, and add to each the weighted sum of the last inputs of its sequence, in time order.
+void convolve(const Operation& op, const Program& program, const Call& call, const Team& team, int64_t stage) {
+    const int64_t width = op.inputs, past = op.past;
+    float *normed = program.buffers[op.kept], *target = program.buffers[op.target];
+    team.parallel_for(stage, call.n, 1, [&](int64_t i, int64_t) {
+        normalize(op, program.buffers[op.source] + i * width, 1, normed + i * width);
+    });
+    team.parallel_for(stage + 1, width, 64, [&](int64_t begin, int64_t end) {  // channels
+        for (int64_t i = 0; i < call.n; i++) {
+            float* inputs = call.caches[op.cache] + call.rows[i] * past * width;
+            const float* x = normed + i * width;
+            float* y = target + i * width;
+            std::memcpy(y + begin, x + begin, (end - begin) * sizeof(float));
+            for (int64_t t = 0; t <= past; t++) {
+                const float *input = t < past ? inputs + t * width : x, *tap = op.taps + t * width;
+#pragma omp simd
+                for (int64_t k = begin; k < end; k++) y[k] += input[k] * tap[k];
+            }
+            for (int64_t t = 0; t < past; t++)  // the oldest input is dropped
+                std::memcpy(inputs + t * width + begin, (t + 1 < past ? inputs + (t + 1) * width : x) + begin,
+                            (end - begin) * sizeof(float));
+        }
+    });
+}
+
 // RMSNorm of one head, if the attention norms them.
 void normalize_head(const Operation& op, const float* weight, float* head) {
     if (op.norm == NO_NORM) return;
@@ -427,8 +456,8 @@ struct Attention {
     const Operation& op;
     const Program& program;
     const Call& call;
-    const int64_t dim = op.head_dim, group = op.heads / op.kv_heads, gates = (op.heads + 2 * op.kv_heads) * dim;
-    const int64_t width = gates + (op.gate == 1 ? op.heads : 0);
+    const int64_t dim = op.head_dim, group = op.heads / op.kv_heads, projected = (op.heads + 2 * op.kv_heads) * dim;
+    const int64_t width = projected + (op.gate == op.source ? op.heads : 0);
     const int64_t head_size = call.capacity * dim, values_offset = op.kv_heads * head_size;
 
     float* keys(int64_t i, int64_t g) const {
@@ -462,11 +491,13 @@ struct Attention {
         const int64_t seen = call.positions[i] + 1, length = seen < op.window ? seen : op.window;
         const float* first = keys(i, g) + (seen - length) * dim;
         const float* row = program.buffers[op.source] + i * width;
+        const float* gates = op.gate < 0 ? nullptr
+            : op.gate == op.source ? row + projected : program.buffers[op.gate] + i * op.heads;
         for (int64_t h = g * group; h < (g + 1) * group; h++) {
             float* target = program.buffers[op.target] + (i * op.heads + h) * dim;
             attend_query(row + h * dim, first, first + values_offset, length, dim, op.scale, scores, target);
-            if (op.gate != 1) continue;
-            const float gate = 2.0f * sigmoid(row[gates + h]);
+            if (!gates) continue;
+            const float gate = 2.0f * sigmoid(gates[h]);
             for (int64_t e = 0; e < dim; e++) target[e] *= gate;
         }
     }
@@ -516,6 +547,8 @@ int32_t fabella_decode(const Program* program, const Call* call) {
                 project(op, *program, *call, team, 2 * k);
             else if (op.kind == MIX)
                 mix(op, *program, *call, team, 2 * k);
+            else if (op.kind == CONVOLVE)
+                convolve(op, *program, *call, team, 2 * k);
             else
                 attend(op, *program, *call, team, 2 * k);
         }
