@@ -18,12 +18,14 @@ from fabella.errors import CheckpointError, ConfigError, FabellaError, StorageEr
 from fabella.models.registry import family_names
 from fabella.report import run_history
 from fabella.report.page import page
+from fabella.run_config.run import RunConfig
 from fabella.runs import branch as branches
-from fabella.runs.branch import InitialWeights, load_initial_weights, with_new_ids
+from fabella.runs.branch import InitialWeights, init_entry, load_initial_weights, with_new_ids
 from fabella.runs.checkpoint import load
 from fabella.runs.run_dir import INIT_FROM, RunDir
 from fabella.training.fine_tuning.request import LR_FACTOR, resolve_training
 from fabella.training.run import resume, start_run
+from fabella.training.schedule import sequences_before
 from fabella.training.setup.prepare_request import fit_request, prepare_request
 from fabella.training.setup.request import TrainRequest
 from tests.interop.tiny_exports import make_run
@@ -250,6 +252,37 @@ def test_the_suggested_config_is_that_of_the_parent_with_a_warm_up(
     assert run.name == "sea"
     assert run.training.micro_batch_size == parent.training.micro_batch_size
     assert run.optimizer.schedule[0].end == 1.0
+
+
+@pytest.mark.parametrize(("size", "limit"), [(0.5, ", the fewest"), (3, ""), (60, ", the most")])
+def test_the_reason_for_a_suggested_length_is_true_and_a_given_length_has_none(
+    size: float, limit: str, parents: dict[str, Path], text: Path, tmp_path: Path
+) -> None:
+    longer = tmp_path / "longer.txt"
+    stories = text.read_text()
+    longer.write_text(stories[: int(len(stories) * size)] if size < 1 else stories * int(size))
+    request = TrainRequest(what=str(longer), init_from=str(parents["torch"]))
+    resolved, _ = resolve_training(request)
+    (reason,) = [reason for reason in resolved.reasons if "epochs" in reason]
+    steps = resolved.run.training.length.model_dump()["max_steps"]
+    assert reason.startswith(f"{steps:,} steps{limit}: about ")
+    epochs = float(reason.partition("about ")[2].split(" ")[0].replace(",", ""))
+    run = fit_request(resolved, prepare_request(resolved, tmp_path / "prepared"))
+    dataset = prepare_request(resolved, tmp_path / "prepared")
+    assert epochs == pytest.approx(_epochs(run, dataset, steps), rel=0.15)
+    given, _ = resolve_training(dataclasses.replace(request, steps=steps))
+    assert not [reason for reason in given.reasons if "epochs" in reason]
+
+
+def _epochs(run: RunConfig, dataset: TokenizedDataset, steps: int) -> float:
+    return sequences_before(run.training, steps) * run.data.sequences.length / dataset.train.tokens
+
+
+def test_the_included_model_is_named_as_commands_take_it(text: Path, tmp_path: Path) -> None:
+    resolved, initial = resolve_training(TrainRequest(what=str(text), init_from="storyteller", steps=1))
+    assert initial is not None
+    assert "Weights, model and tokenizer of storyteller, step " in resolved.reasons[0]
+    assert init_entry(initial, initial.tokenizer, tmp_path)[INIT_FROM]["run"] == "storyteller"
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,40 @@ def test_a_jump_that_was_requested_is_a_warning(
 
 
 @pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lr": 1e-3}, "warning: the learning rate jumps: its peak changes from 0.004 to 0.001 (optimizer.lr)"),
+        ({"batch_size": 4}, "Batch: 16 sequences before, 8 from step 11 on."),
+        ({"settings": {"training.gradient_accumulation": [[0, 2], [10, 3]]}}, "Batch: 16 sequences before, 24 from"),
+        ({"batch_size": 4, "settings": {"training.gradient_accumulation": [[0, 4]]}}, ""),
+    ],
+)
+def test_what_a_change_makes_of_the_next_step_is_printed_in_numbers(
+    changes: dict[str, Any], expected: str, begun: Path, data: TokenizedDataset, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = run_of(begun, "torch", "cosine", data, tmp_path / "run")
+    capsys.readouterr()
+    api.resume(out, steps=11, **changes)
+    printed = capsys.readouterr().err
+    assert expected in printed
+    assert ("Batch: " in printed) == ("Batch: " in expected)
+
+
+def test_resuming_a_finished_run_says_how_to_train_it_longer(
+    begun: Path, data: TokenizedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run_of(begun, "torch", "cosine", data, tmp_path / "run")
+    capsys.readouterr()
+    api.resume(out)
+    command = f"fabella resume {out} --steps 20"
+    assert f"All 10 steps are taken. To train it longer: {command}" in capsys.readouterr().err
+    assert fabella(command.split()[1:]) == 0
+    assert RunDir.open(out).steps()[-1] == 20
+    assert "steps are taken" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("length", "steps"), [({"epochs": 0.5}, None), ({"tokens": 512 * 13}, 13), ({"minutes": 0.001}, None)]
 )
 def test_a_run_is_extended_in_any_unit(

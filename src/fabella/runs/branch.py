@@ -41,7 +41,7 @@ from fabella.runs.run_dir import (
 )
 from fabella.storage import atomic_write, manifest_entries, read_manifest, storage_errors
 from fabella.storage.messages import escaped_path
-from fabella.storyteller import run_or_included
+from fabella.storyteller import NAME, name_of_run, run_or_included
 from fabella.tokenizers import loading as tokenizers
 from fabella.tokenizers.pretrained import added_tokens
 from fabella.tokenizers.tokenizer import Tokenizer
@@ -71,7 +71,13 @@ class InitialWeights:
         return self.run_dir.run
 
     def __str__(self) -> str:
-        return f"{escaped_path(self.run_dir.path)}, step {self.step:,}"
+        return f"{self.name}, step {self.step:,}"
+
+    @property
+    def name(self) -> str:
+        """The run of the weights, as a command takes it."""
+        path = self.run_dir.path
+        return NAME if path == run_or_included(Path(NAME)) else escaped_path(path)
 
 
 def load_initial_weights(path: Path) -> InitialWeights:
@@ -121,6 +127,11 @@ def run_path(path: Path) -> Path:
     """Return the run of a checkpoint RUN/checkpoints/step-…, that of ``storyteller``, and any other path as it is."""
     is_checkpoint = path.parent.name == CHECKPOINTS and parse_step(path.name) is not None
     return run_or_included(path.parent.parent if is_checkpoint else path)
+
+
+def origin_name(path: Path) -> str:
+    """Return the name of the run of ``path`` in INIT_FROM of the runs that begin with its weights."""
+    return name_of_run(run_path(path))
 
 
 def begin_with(initial: InitialWeights, tokenizer: Tokenizer, created: RunDir) -> None:
@@ -247,7 +258,7 @@ def _manifest(parent: RunDir, step: int, out: Path) -> dict[str, Any]:
 def _origin(run_dir: RunDir, step: int, out: Path) -> dict[str, Any]:
     """Return a manifest entry that names a checkpoint, for a run in ``out``."""
     return {
-        "run": run_dir.path.resolve().name,
+        "run": name_of_run(run_dir.path),
         "path": os.path.relpath(run_dir.path.resolve(), out.resolve()),
         "step": step,
         "model_sha256": model_sha256(run_dir, step),

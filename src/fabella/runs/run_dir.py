@@ -36,6 +36,7 @@ from fabella.storage import (
 from fabella.storage.lock import lock_dir
 from fabella.storage.messages import escaped_path
 from fabella.storage.recognize import runs_in
+from fabella.storyteller import NAME, TRAIN
 from fabella.tokenizers.tokenizer import Tokenizer
 
 FORMAT = 2
@@ -309,6 +310,8 @@ def _give_a_run(path: Path) -> str:
 def _nearest_run(path: Path) -> str:
     """Return a hint with the run of the nearest name, or with the command that trains one."""
     names = [run.name for run in runs_in(path.parent)]
+    if str(path) == NAME:
+        return TRAIN
     nearest = difflib.get_close_matches(path.name, names, n=1)
     if nearest:
         return f"Did you mean {quote(escaped_path(path.parent / nearest[0]))}?"

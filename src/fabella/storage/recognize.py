@@ -81,17 +81,24 @@ def _is_step(path: Path) -> bool:
 
 
 def _advice(kind: str, path: Path) -> str:
-    name = quote(escaped_path(path))
-    run = quote(escaped_path(path.parent.parent))
+    name, run = quote(escaped_path(path)), quote(escaped_path(path.parent.parent))
+    step = f"{run} --checkpoint {_number(path)}"
     return {
         RUN: f"Train it further with: fabella resume {name}. Generate text with: fabella generate {name}",
-        CHECKPOINT: f"Give its run and its step, as in: fabella generate {run} --checkpoint {_number(path)}",
+        CHECKPOINT: f"Give its run and its step: fabella generate {step}. To begin a new run with it: fabella resume "
+        f"{step} --out {_branch(path)}. To train its weights on a text: fabella train TEXT --init-from {name}",
         FAILED_STEP: f"Replay it with: fabella replay-step {name}",
         DATASET: f"Train a preset on it with: fabella train storybook-1m --data {name}",
         TOKENIZER: f"Show it with: fabella tokenizer show {name}",
         SEARCH: f"Train its best config with: fabella train {name}/best.yaml",
         EXPORT: f"Compare it with its run: fabella verify {name} --against RUN",
     }[kind]
+
+
+def _branch(path: Path) -> str:
+    """Return a name for a run that begins with a checkpoint."""
+    run = path.parent.parent
+    return quote(escaped_path(run.with_name(f"{run.name}-{_number(path)}") if run.name else Path("branch")))
 
 
 def _number(path: Path) -> int:

@@ -77,15 +77,17 @@ def _train(
 ) -> Progress:
     """Run the training loop with all callbacks."""
     callbacks = Callbacks(session, progress, saved, log, signals, validation, others=others)
+    first, run = progress.step, quote(str(session.run_dir.path))
     if not callbacks.early_stop.should_stop:  # otherwise a resumed run that had stopped early
         _print_settings(session, progress)
         begins_with_weights = progress.step == 0 and saved  # a checkpoint of step 0: the weights of another run
         if begins_with_weights and session.run.validation.is_enabled:
             callbacks.first_validation.measure()
         progress = _run_loop(session, progress, callbacks)
+    if first == session.steps:
+        session.print(f"All {first:,} steps are taken. To train it longer: fabella resume {run} --steps {2 * first}")
     if callbacks.early_stop.should_stop and progress.step < session.steps:
         session.print(callbacks.early_stop.message(progress.step))
-        run = quote(str(session.run_dir.path))
         session.print(f"To train it further: fabella resume {run} validation.early_stopping_patience=0")
     return progress
 

@@ -60,7 +60,8 @@ class Corpus:
         yield from self.notes.messages()
         yield from self.rule.messages()
         if limit := self._data.mode.prepared_bytes:
-            yield f"tokenizer and validation split come from the first {limit / 1e6:,.1f} MB of the text at most"
+            first = f"the first {limit / 1e6:,.1f} MB of the text at most"
+            yield f"the validation split, and a tokenizer that is trained, come from {first}"
         if self.duplicates is not None:
             yield from describe_duplicates(self.duplicates)
         if self.dropped:

@@ -17,7 +17,7 @@ from fabella.data.prepare.corpus import take_bytes
 from fabella.errors import ConfigError, FabellaError, UsageError
 from fabella.run_config.files import value_of, with_sections
 from fabella.run_config.run import RunConfig
-from fabella.runs.branch import InitialWeights, load_initial_weights, run_path
+from fabella.runs.branch import InitialWeights, load_initial_weights, origin_name, run_path
 from fabella.runs.run_dataset import find_run_dataset
 from fabella.runs.run_dir import CONFIG, INIT_FROM, RunDir
 from fabella.storage.messages import escaped_path
@@ -104,14 +104,14 @@ def _resolve_text(request: TrainRequest, initial: InitialWeights) -> ResolvedReq
     """Return a config for a text: the settings of the weights' run, with a length and a rate for fine-tuning."""
     prepared = open_dataset(Path(request.data), full=True) if is_dataset(Path(request.data)) else None
     source = None if prepared else _source_of(request)
-    suggested = _suggest(initial, source, prepared, request.steps)
+    suggested, epochs = _suggest(initial, source, prepared, request.steps)
     values = suggested | {"name": name_of(request.what), "tokenizer": tokenizer_of(initial).model_dump(mode="json")}
     chosen = any(item.partition("=")[0].startswith("data.sequences") for item in request.overrides)
     request = _without_source(request, prepared)
     resolved = resolve_values(values, request, prepared, "refuse" if chosen else "pack")
     run = fit_model(resolved.run, initial, prepared)
     run = run.model_copy(update={"tokenizer": fit_tokenizer(run.tokenizer, initial, prepared)})
-    reasons = (_describe(initial), *_reasons(run, suggested, initial))
+    reasons = (_describe(initial), *_reasons(run, suggested, epochs, initial))
     return replace(resolved, run=run, reasons=reasons, vocab_size_given=False)
 
 
@@ -119,7 +119,7 @@ def _resolve_started(request: TrainRequest, started: RunDir) -> ResolvedRequest:
     """Return the config with which a run that was started from weights is resumed; they are not needed again."""
     entry = started.manifest.get(INIT_FROM)
     path = Path(request.init_from)
-    name = run_path(path).resolve().name
+    name = origin_name(path)
     if not isinstance(entry, dict) or entry.get("run") != name:
         began = f"those of {entry.get('run')}" if isinstance(entry, dict) else "those of its seed"
         raise ConfigError(
@@ -149,14 +149,19 @@ def _without_source(request: TrainRequest, prepared: TokenizedDataset | None) ->
 
 def _suggest(
     initial: InitialWeights, source: Source | None, prepared: TokenizedDataset | None, steps: int
-) -> dict[str, Any]:
-    """Return unchecked values of a config for fine-tuning on ``source`` or on ``prepared``; ``steps`` if not 0."""
+) -> tuple[dict[str, Any], float]:
+    """Return unchecked values of a config for fine-tuning on ``source`` or on ``prepared``; ``steps`` if not 0.
+
+    The second value is the epochs of the suggested length, 0 if it was given.
+    """
     run = initial.run
     accumulation = run.training.gradient_accumulation[-1][1]
     batch_tokens = run.training.micro_batch_size * accumulation * run.data.sequences.length
+    epochs = 0.0
     if not steps:
         tokens = prepared.train.tokens if prepared else _estimate_tokens(source, initial)
         steps = int(min(max(EPOCHS * tokens / batch_tokens, MIN_STEPS), MAX_STEPS))
+        epochs = steps * batch_tokens / max(tokens, 1)
     every = max(10, math.ceil(steps / 10))
     values: dict[str, Any] = run.model_dump(mode="json")
     values["about"] = {"description": f"Fine-tuned from {initial}."}
@@ -171,7 +176,7 @@ def _suggest(
     values["validation"] |= {"every_steps": every, "every_epochs": 0.0, "also": _old_texts(initial)}
     values["checkpoint"] |= {"every_steps": every, "every_epochs": 0.0, "keep_every_steps": 0, "milestones": []}
     values["samples"] |= {"every_steps": 2 * every, "every_epochs": 0.0}
-    return values
+    return values, epochs
 
 
 def _estimate_tokens(source: Source | None, initial: InitialWeights) -> float:
@@ -199,7 +204,7 @@ def _describe(initial: InitialWeights) -> str:
     return f"Weights, model and tokenizer of {initial}."
 
 
-def _reasons(run: RunConfig, suggested: Mapping[str, Any], initial: InitialWeights) -> tuple[str, ...]:
+def _reasons(run: RunConfig, suggested: Mapping[str, Any], epochs: float, initial: InitialWeights) -> tuple[str, ...]:
     """Return a sentence for each suggested setting that the request has not changed."""
     reasons: list[str] = []
     if run.optimizer.lr == suggested["optimizer"]["lr"]:
@@ -207,14 +212,16 @@ def _reasons(run: RunConfig, suggested: Mapping[str, Any], initial: InitialWeigh
             f"Learning rate {run.optimizer.lr:g}, that of {initial.run.name}; a lower one forgets less (--lr)."
         )
     length = run.training.length
-    if isinstance(length, MaxSteps) and length.max_steps == suggested["training"]["length"]["max_steps"]:
-        reasons.append(f"{length.max_steps:,} steps: about {EPOCHS} epochs, but at least {MIN_STEPS} steps.")
+    suggested_steps = suggested["training"]["length"]["max_steps"]
+    if epochs and isinstance(length, MaxSteps) and length.max_steps == suggested_steps:
+        limit = {MIN_STEPS: ", the fewest", MAX_STEPS: ", the most"}.get(suggested_steps, "")
+        reasons.append(f"{suggested_steps:,} steps{limit}: about {epochs:,.2g} epochs (--steps, --epochs).")
     also = ", ".join(escaped_path(Path(path)) for path in run.validation.also)
     if also:
         reasons.append(f"Validation also on the text of {also}: a loss that rises there shows what is forgotten.")
     elif not suggested["validation"]["also"]:
         reasons.append(
-            f"The dataset of {escaped_path(initial.run_dir.path)} was not found, so forgetting is not measured. Name a "
+            f"The dataset of {initial.name} was not found, so forgetting is not measured. Name a "
             "dataset or a run with it: validation.also=[DIRECTORY]."
         )
     return tuple(reasons)

@@ -16,6 +16,7 @@ from fabella.runs.run_dataset import ALSO, DATA, ValidationText, dataset_entry, 
 from fabella.runs.run_dir import CHANGES, FIRST_SCHEDULE, PARENT, RunDir
 from fabella.storage.messages import escaped_path
 from fabella.training.loop import callback_name
+from fabella.training.schedule import batch_size_at
 from fabella.training.session import Extras, ResumeState, TrainingSession
 from fabella.training.setup.extend import describe_rates
 
@@ -74,10 +75,13 @@ def _describe_parent(run_dir: RunDir, step: int) -> list[str]:
 
 
 def _describe_settings(saved: RunConfig, requested: RunConfig, step: int) -> list[str]:
-    """Return the changed settings, and the learning rates before and after ``step`` where those change."""
+    """Return the changed settings, and learning rates and batch sizes before and after ``step`` where those change."""
     lines = [str(difference) for difference in compare_for_resume(saved, requested)]
     if step and (saved.optimizer, saved.training.length) != (requested.optimizer, requested.training.length):
         lines += describe_rates(saved, requested, step)
+    before, after = batch_size_at(saved.training, step), batch_size_at(requested.training, step)
+    if step and before != after:
+        lines.append(f"Batch: {before:,} sequences before, {after:,} from step {step + 1:,} on.")
     return lines
 
 

@@ -78,13 +78,24 @@ def describe_rates(saved: RunConfig, requested: RunConfig, step: int) -> list[st
         later = f", {learning_rate(requested.optimizer, peak_step, after):.3g} at step {peak_step + 1:,}{later}"
     lines = [f"Learning rate: {rates}{later}."]
     if abs(following - last) > MAX_JUMP * max(saved.optimizer.lr, requested.optimizer.lr) * (1 + 1e-9):
-        lines.append("warning: the learning rate jumps. --schedule auto, hold or decay continue from the present rate.")
+        lines.append(f"warning: the learning rate jumps{_reason_of_jump(saved, requested)}")
     idle = 0
     while idle < after - step and learning_rate(requested.optimizer, after - 1 - idle, after) == 0.0:
         idle += 1
     if idle:
         lines.append(f"warning: the learning rate is 0 in {idle:,} steps, which change nothing. Use --schedule rewarm.")
     return lines
+
+
+def _reason_of_jump(saved: RunConfig, requested: RunConfig) -> str:
+    """Return the end of a sentence, with what avoids a jump of the learning rate."""
+    if saved.optimizer.lr != requested.optimizer.lr:
+        before, after = saved.optimizer.lr, requested.optimizer.lr
+        return f": its peak changes from {before:g} to {after:g} (optimizer.lr), from the next step on."
+    return (
+        ". --schedule auto, hold or decay continue from the present rate, --schedule rewarm rises step by step. Leave "
+        "out optimizer.schedule then."
+    )
 
 
 def _max_steps(run: RunConfig) -> int:

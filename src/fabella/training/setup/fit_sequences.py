@@ -30,14 +30,14 @@ def fit_sequences(
     ``unsuitable``: what to do with sequences that drop much of the text. Raise ConfigError if it is ``refuse``.
     """
     covered = coverage(dataset.train, run.data.sequences, dataset.parts)
-    where = "" if data_mode(run.data.mode.kind).complete else "of the start of the text, "
-    fitted = _fitted(run, covered.share, f"{where}{covered}", unsuitable=unsuitable)
+    of_start = "" if data_mode(run.data.mode.kind).complete else " of the start of the text"
+    fitted = _fitted(run, covered.share, f"{covered}{of_start}", unsuitable=unsuitable)
     if fitted is run:
-        return run, [f"an epoch of {_describe(run)} trains on {where}{covered}"]
+        return run, [f"an epoch of {_describe(run)} trains on {covered}{of_start}"]
     packed = coverage(dataset.train, fitted.data.sequences, dataset.parts)
     return fitted, [
-        f"{_describe(run)} would train on only {where}{covered}; packed sequences are used instead",
-        f"an epoch of {_describe(fitted)} trains on {where}{packed}",
+        f"{_describe(run)} would train on only {covered}{of_start}; packed sequences are used instead",
+        f"an epoch of {_describe(fitted)} trains on {packed}{of_start}",
     ]
 
 

@@ -14,7 +14,7 @@ from fabella.data.modes.mode import data_mode
 from fabella.data.prepare.pipeline import PrepareProgress as Preparing
 from fabella.data.prepare.pipeline import prepare
 from fabella.engine import engine as engines
-from fabella.errors import ConfigError, UsageError, did_you_mean
+from fabella.errors import ConfigError, UsageError
 from fabella.models.parameters import count
 from fabella.run_config.files import (
     apply_overrides,
@@ -31,6 +31,7 @@ from fabella.text.source import parse_sources, source_files, with_read_options
 from fabella.training.setup.fit_sequences import Unsuitable, estimate_sequences, fit_sequences
 from fabella.training.setup.request_settings import (
     is_config,
+    reject_misspelled_preset,
     require_text_for,
     sets_vocab_size,
     source_settings,
@@ -134,7 +135,7 @@ def resolve_request(request: TrainRequest) -> ResolvedRequest:
         _require_settings_of(prepared, run)
         engines.backend(run.engine)  # raises before data is prepared if its package is missing
         return ResolvedRequest(_resolved(run, prepared), prepared, (), _when_unsuitable(request), given)
-    _reject_misspelled_preset(request.what)
+    reject_misspelled_preset(request.what)
     _reject_dataset(request.what)
     _reject_dataset_parent(request.what)
     texts = (request.what, *(() if request.data else request.more))
@@ -241,18 +242,6 @@ def _changes(request: TrainRequest, prepared: TokenizedDataset | None) -> dict[s
     return changes
 
 
-def _reject_misspelled_preset(what: str) -> None:
-    """Raise ConfigError for a name that is neither a path nor a preset."""
-    if Path(what).exists() or what == "storybook":
-        return
-    nearest = did_you_mean(what, preset_names())
-    if nearest.startswith("Did you mean"):
-        raise ConfigError(f"Unknown preset '{what}'.", hint=nearest)
-    if re.fullmatch(r"[\w-]+", what):
-        presets = ", ".join(preset_names())
-        raise ConfigError(f"'{what}' is neither a file nor a preset.", hint=f"Presets: {presets}.")
-
-
 def _reject_run(request: TrainRequest) -> None:
     """Raise ConfigError for a run in place of a text or a preset."""
     path = Path(request.what)
@@ -260,11 +249,12 @@ def _reject_run(request: TrainRequest) -> None:
     if known is None or known.kind != RUN:
         return
     run, config = quote(str(path)), quote(str(path / "config.yaml"))
-    data = f" --data {quote(request.data)}" if request.data else ""
+    text = request.data if request.data and recognize(Path(request.data)) is None else ""
+    data = f" --data {quote(text)}" if text else ""
     out = quote(str(request.out or path.with_name(f"{path.name}-new")))
     raise ConfigError(
         f"{request.what} is a run, not a text, a preset or a config.",
-        hint=f"To train its weights on another text: fabella train {quote(request.data or 'TEXT')} --init-from {run} "
+        hint=f"To train its weights on another text: fabella train {quote(text) if text else 'TEXT'} --init-from {run} "
         f"--out {out}. To train it further on its own text: fabella resume {run}. To train new weights with its "
         f"settings: fabella train {config}{data} --out {out}",
     )

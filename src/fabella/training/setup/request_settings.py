@@ -1,5 +1,6 @@
 """Settings that follow from other parts of a request: how text is read, and the size of the vocabulary."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 from fabella.config.data import Pretrained, Source, TokenizerConfig
 from fabella.data.dataset import TokenizedDataset
 from fabella.data.prepare.corpus import default_validation
-from fabella.errors import ConfigError
+from fabella.errors import ConfigError, did_you_mean
 from fabella.run_config.files import load_config, parse_yaml, preset_names, read_text, validate_config
 from fabella.run_config.run import RunConfig
+from fabella.storyteller import NAME, TRAIN
 from fabella.text.source import CONFIG_SUFFIXES, is_bare_source, with_read_options
 from fabella.tokenizers import loading
 
@@ -33,6 +35,20 @@ def require_text_for(what: str, data: str, more: Sequence[str], *, prepared: boo
             f"Cannot parse override '{more[0]}'.",
             hint="Write section.key=value, as in optimizer.lr=3e-4; texts are given with --data.",
         )
+
+
+def reject_misspelled_preset(what: str) -> None:
+    """Raise ConfigError for a name that is neither a path nor a preset."""
+    if Path(what).exists() or what == "storybook":
+        return
+    if what == NAME:
+        raise ConfigError(f"'{what}' is the included model, not a text or a preset.", hint=TRAIN)
+    nearest = did_you_mean(what, preset_names())
+    if nearest.startswith("Did you mean"):
+        raise ConfigError(f"Unknown preset '{what}'.", hint=nearest)
+    if re.fullmatch(r"[\w-]+", what):
+        presets = ", ".join(preset_names())
+        raise ConfigError(f"'{what}' is neither a file nor a preset.", hint=f"Presets: {presets}.")
 
 
 def source_settings(source: Source, fraction: float = 0.01) -> dict[str, Any]:
