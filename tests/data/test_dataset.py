@@ -259,15 +259,24 @@ def test_offsets_that_do_not_rise_are_corrupt(tmp_path: Path) -> None:
     [
         ("nothing", r"There is no prepared dataset .*place\. Give a directory"),
         ("file", r"There is no prepared dataset .*place\. Give a directory"),
-        ("empty folder", r"manifest\.json: no manifest, so the directory is incomplete"),
+        ("empty folder", r"place is a directory without manifest\.json, not a prepared dataset\. Give a directory"),
+        ("run", r"place is a run, not a prepared dataset\. Give a directory"),
+        ("datasets", r"place contains prepared datasets\. Give one of them: .*place/one, .*place/two\."),
     ],
 )
-def test_other_directories_are_not_datasets(what: str, problem: str, tmp_path: Path) -> None:
+def test_other_directories_are_not_datasets(what: str, problem: str, whole: Path, tmp_path: Path) -> None:
     place = tmp_path / "place"
     if what == "file":
         place.touch()
     elif what == "empty folder":
         place.mkdir()
+    elif what == "run":
+        place.mkdir()
+        for name in ("config.yaml", MANIFEST):
+            (place / name).touch()
+    elif what == "datasets":
+        for name in ("one", "two"):
+            shutil.copytree(whole, place / name)
     assert not is_dataset(place)
     with pytest.raises(PreparedDataError, match=problem):
         open_dataset(place)

@@ -96,7 +96,10 @@ def the_dataset_is_moved_and_evaluated_first(home: Path, errors: Callable[[], st
     assert evaluate("runs/a") == 3
     assert "--data" in errors()
     (folder,) = (home / "moved").iterdir()
-    assert evaluate("runs/a", "--data", str(folder)) == 0
+    shutil.copytree(folder / "tokenizer", home / "moved" / "another" / "tokenizer")
+    assert evaluate("runs/a", "--data", "moved/another") == 3
+    assert "moved/another is a directory without manifest.json, not a prepared dataset" in errors()
+    assert evaluate("runs/a", "--data", "moved") == 0, "of a directory with datasets, that of the run"
     assert evaluate("runs/a") == 0
     assert resume("runs/a") == 0
 

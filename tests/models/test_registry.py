@@ -36,6 +36,24 @@ def single_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("name", family_names())
+def test_a_copy_of_a_family_that_takes_only_the_name_of_the_original_is_refused_with_the_remedy(
+    name: str, tmp_path: Path
+) -> None:
+    folder = Path(registry.__file__).parent
+    for suffix in ("", "_torch"):
+        text = (folder / f"{name}{suffix}.py").read_text()
+        (tmp_path / f"copy{suffix}.py").write_text(
+            text.replace(f"from fabella.models.{name} import", "from .copy import")
+        )
+    path = str(tmp_path / "copy_torch.py")
+    message = f"takes only '{name}'.* remove the field"
+    with pytest.raises(ConfigError, match=message):
+        registry.tiny_config(path)
+    with pytest.raises(ConfigError, match=message):
+        parse_model_config({**SIZES, "family": path})
+
+
 @pytest.fixture
 def with_twins(tmp_path: Path) -> Path:
     (tmp_path / "two.py").write_text(CONFIG)

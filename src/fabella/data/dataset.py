@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from pydantic import Field, ValidationError
 from fabella.config.base import ConfigModel
 from fabella.data.npy import BLOCK_BYTES, ShardedArray, checksum, corrupt_error, header, open_array
 from fabella.errors import DataError, PreparedDataError, StorageError
-from fabella.storage import escaped, manifest_entries, read_manifest, require_size, sha256_of
+from fabella.storage import MANIFEST, escaped, manifest_entries, read_manifest, recognize, require_size, sha256_of
+from fabella.storage.messages import escaped_path
+from fabella.storage.recognize import DATASET
 from fabella.tokenizers import loading
 from fabella.tokenizers.tokenizer import Tokenizer
 
@@ -34,6 +37,8 @@ SPLITS = ("train", "validation")
 INT64 = np.dtype("<i8")
 MASK_DTYPE = np.dtype("u1")
 OFFSETS, DOCUMENT_BYTES = "offsets.npy", "document_bytes.npy"
+MAX_NAMED = 5
+"""Datasets named in an error."""
 
 TokenIds = NDArray[np.unsignedinteger[Any]]
 
@@ -188,6 +193,7 @@ def open_dataset(directory: Path, *, full: bool = False) -> TokenizedDataset:
         raise PreparedDataError(
             f"There is no prepared dataset {directory}.", hint="Give a directory written by fabella prepare."
         )
+    _reject_other_directory(directory)
     try:
         manifest = read_manifest(directory)
         if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
@@ -208,6 +214,29 @@ def open_dataset(directory: Path, *, full: bool = False) -> TokenizedDataset:
         raise corrupt_error(
             f"{directory / 'manifest.json'} does not describe a prepared dataset: {str(error)[:200]}."
         ) from error
+
+
+def datasets_in(directory: Path) -> list[Path]:
+    """Return the datasets that are directly in ``directory``, sorted by name."""
+    return [path for path in sorted(directory.iterdir()) if is_dataset(path)] if directory.is_dir() else []
+
+
+def _reject_other_directory(directory: Path) -> None:
+    """Raise PreparedDataError for a directory that is no dataset, not even a corrupt one: it must not be deleted."""
+    known = recognize(directory)
+    if is_dataset(directory) or (known is not None and known.kind == DATASET):
+        return
+    name = escaped_path(directory)
+    if inside := [quote(escaped_path(path)) for path in datasets_in(directory)]:
+        more = f" and {len(inside) - MAX_NAMED:,} more" if len(inside) > MAX_NAMED else ""
+        raise PreparedDataError(
+            f"{name} contains prepared datasets.", hint=f"Give one of them: {', '.join(inside[:MAX_NAMED])}{more}."
+        )
+    if known is not None or not (directory / MANIFEST).exists():
+        what = known.kind if known else f"a directory without {MANIFEST}"
+        raise PreparedDataError(
+            f"{name} is {what}, not a prepared dataset.", hint="Give a directory written by fabella prepare."
+        )
 
 
 def _opened(directory: Path, manifest: dict[str, Any], records: Sequence[SplitRecord]) -> TokenizedDataset:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from fabella.errors import ConfigError, did_you_mean
 from fabella.models.model_config import ModelConfig
@@ -52,7 +52,17 @@ def family_config(family: str) -> type[ModelConfig]:
     config = getattr(family_module(family), "Config", None)
     if not isinstance(config, type) or not issubclass(config, ModelConfig):
         raise ConfigError(f"model.family = {family!r} has no class Config that extends ModelConfig.")
+    if is_external(family) and (only := config.model_fields["family"].annotation) is not str:
+        raise ConfigError(
+            f"model.family = {family!r}: the field 'family' of its class Config takes only {_literal(only)}, which is "
+            "the name of another family.",
+            hint="Write it as family: str, or remove the field.",
+        )
     return config
+
+
+def _literal(annotation: Any) -> str:
+    return " or ".join(repr(value) for value in get_args(annotation)) or str(annotation)
 
 
 def tiny_config(family: str) -> ModelConfig:

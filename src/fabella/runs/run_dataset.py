@@ -9,7 +9,7 @@ from shlex import quote
 from typing import Any
 
 from fabella.config.data import DataConfig, FilesSource, MixtureSource, Packed, Padded, Pretrained, Source
-from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
+from fabella.data.dataset import TokenizedDataset, datasets_in, is_dataset, open_dataset
 from fabella.data.fingerprint import text_fingerprint
 from fabella.data.modes.mode import data_mode
 from fabella.errors import (
@@ -67,7 +67,7 @@ def find_run_dataset(run_dir: RunDir, moved: Path | None = None, *, full: bool =
     recorded = (run_dir.path / entry["folder"]).resolve()
     if moved is None and not recorded.exists():
         return _find_moved(run_dir.path.resolve(), recorded.name, entry["fingerprint"], full=full)
-    dataset = open_dataset(moved or recorded, full=full)
+    dataset = open_dataset(_chosen(moved, entry["fingerprint"]) if moved else recorded, full=full)
     if dataset.fingerprint != entry["fingerprint"]:
         raise PreparedDataError(
             f"The dataset in {dataset.path} is not the one that run {run_dir.path} started with "
@@ -75,6 +75,12 @@ def find_run_dataset(run_dir: RunDir, moved: Path | None = None, *, full: bool =
             hint=f"Give the original dataset with --data. {_prepare_again(run_dir)}",
         )
     return dataset
+
+
+def _chosen(path: Path, fingerprint: str) -> Path:
+    """Return the path of a dataset, of a directory with several the one of the run; without it, the path itself."""
+    inside = [] if is_dataset(path) else datasets_in(path)
+    return next((found for found in inside if open_dataset(found).fingerprint == fingerprint), path)
 
 
 def _find_moved(run: Path, name: str, fingerprint: str, *, full: bool) -> TokenizedDataset | None:

@@ -21,6 +21,8 @@ REWARM_SHARE = 0.05
 """Share of the remaining steps in which the rate rises again; presets warm up over 5 or 10 % of a run."""
 MIN_REWARM_STEPS = 20
 """The rate rises by at most 1/20 of its peak a step, however few steps remain."""
+USUAL_CHANGE = 1.5
+"""Change of the rate, as a share of the one a step before, that is not a jump: the phases of a short run are steep."""
 MAX_JUMP = 0.05
 """Change of the rate between two steps, as a share of the larger peak, that is reported as a jump."""
 
@@ -74,10 +76,12 @@ def describe_rates(saved: RunConfig, requested: RunConfig, step: int) -> list[st
     candidates = [number for end in ends for number in (end - 1, end) if step <= number < after]
     peak_step = max([step, *candidates], key=lambda number: learning_rate(requested.optimizer, number, after))
     later = f", {learning_rate(requested.optimizer, after - 1, after):.3g} at step {after:,}, the last one"
+    if step == after - 1:
+        later = ", the last one"
     if peak_step not in {step, after - 1}:
         later = f", {learning_rate(requested.optimizer, peak_step, after):.3g} at step {peak_step + 1:,}{later}"
     lines = [f"Learning rate: {rates}{later}."]
-    if abs(following - last) > MAX_JUMP * max(saved.optimizer.lr, requested.optimizer.lr) * (1 + 1e-9):
+    if _jumps(saved, requested, step):
         lines.append(f"warning: the learning rate jumps{_reason_of_jump(saved, requested)}")
     idle = 0
     while idle < after - step and learning_rate(requested.optimizer, after - 1 - idle, after) == 0.0:
@@ -85,6 +89,17 @@ def describe_rates(saved: RunConfig, requested: RunConfig, step: int) -> list[st
     if idle:
         lines.append(f"warning: the learning rate is 0 in {idle:,} steps, which change nothing. Use --schedule rewarm.")
     return lines
+
+
+def _jumps(saved: RunConfig, requested: RunConfig, step: int) -> bool:
+    """Return whether the rate changes at ``step`` by much, and more than before, unless its peak changes as well."""
+    before = learning_rate(saved.optimizer, step - 1, _max_steps(saved))
+    change = abs(learning_rate(requested.optimizer, step, _max_steps(requested)) - before)
+    much = MAX_JUMP * max(saved.optimizer.lr, requested.optimizer.lr) * (1 + 1e-9)
+    if step > 1 and saved.optimizer.lr == requested.optimizer.lr:
+        earlier = learning_rate(saved.optimizer, step - 2, _max_steps(saved))
+        much = max(much, USUAL_CHANGE * abs(before - earlier))
+    return change > much
 
 
 def _reason_of_jump(saved: RunConfig, requested: RunConfig) -> str:

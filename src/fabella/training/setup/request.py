@@ -8,7 +8,7 @@ from shlex import quote
 from typing import Any
 
 from fabella.config.data import FilesSource, KeepDuplicates, Pretokenized, Source, ValidationSource
-from fabella.data.dataset import TokenizedDataset, is_dataset, open_dataset
+from fabella.data.dataset import TokenizedDataset, datasets_in, is_dataset, open_dataset
 from fabella.data.fingerprint import dataset_fingerprint, text_settings
 from fabella.data.modes.mode import data_mode
 from fabella.data.prepare.pipeline import PrepareProgress as Preparing
@@ -271,9 +271,7 @@ def _reject_dataset(what: str) -> None:
 
 def _reject_dataset_parent(what: str) -> None:
     """Raise ConfigError for a directory of datasets in place of one of them."""
-    parents = sorted(path.parent for path in Path(what).glob("*/manifest.json")) if what and Path(what).is_dir() else []
-    datasets = [path for path in parents if is_dataset(path)]
-    if datasets:
+    if what and (datasets := datasets_in(Path(what))):
         names = ", ".join(quote(str(path)) for path in datasets[:5])
         more = f" and {len(datasets) - 5:,} more" if len(datasets) > 5 else ""
         raise ConfigError(f"{what} contains prepared datasets, not text.", hint=f"Use one of them: {names}{more}.")
