@@ -9,7 +9,7 @@ import pytest
 
 import fabella
 from fabella.cli.main import run as command
-from fabella.errors import ConfigError, NumericsError, StorageError, TrainingInterrupted
+from fabella.errors import ConfigError, NumericsError, StorageError, TrainingInterrupted, UsageError
 from fabella.run_config.files import load_config, to_yaml
 from fabella.training.api import ERRORS
 from fabella.training.loop import TrainingStep
@@ -75,6 +75,27 @@ def test_a_run_is_resumed_and_branched_on_two_devices() -> None:
     with pytest.raises(ConfigError, match="The error is printed above"):
         fabella.resume("run", checkpoint=6, out="refused", steps=9, device="cpu", devices=3)
     assert not Path("refused").exists()
+
+
+def test_several_files_are_one_text_and_no_text_is_refused(directory: Path) -> None:
+    for name in ("one.txt", "two.txt"):
+        (directory / name).write_text(f"{name} has a fox, and the fox is glad.\n\n" * 300)
+    settings = {"model.dim": 16, "model.layers": 1, "data.sequences.length": 32, "data.sequences.stride": 32}
+    result = fabella.train(["one.txt", Path("two.txt")], steps=1, out="both", settings=settings, device="cpu")
+    assert load_config(str(result.path / "config.yaml")).data.source.model_dump()["paths"] == ("one.txt", "two.txt")
+    for nothing in ("", []):
+        with pytest.raises(UsageError, match="Nothing to train on was given"):
+            fabella.train(nothing, steps=1)
+    with pytest.raises(UsageError, match="negative"):
+        fabella.resume("both", minutes=-3)
+
+
+@pytest.mark.parametrize("name", ["prepare", "check-data", "train", "tune", "plan"])
+def test_an_empty_path_of_a_text_is_not_the_working_directory(name: str, directory: Path) -> None:
+    (directory / "one.txt").write_text("A fox is glad.\n\n" * 300)
+    before = sorted(directory.rglob("*"))
+    assert command([name, ""]) in {2, 3}
+    assert sorted(directory.rglob("*")) == before
 
 
 def test_devices_that_cannot_be_parsed_are_refused() -> None:

@@ -17,6 +17,7 @@ from fabella.runs.checkpoint import (
     latest_valid_step,
     load,
     load_weights,
+    parse_which,
     prune,
     require_space,
     restore_best,
@@ -27,6 +28,17 @@ from fabella.runs.checkpoint import (
 from fabella.runs.run_dir import RunDir
 from fabella.runs.verify import verify
 from tests.runs import stub
+
+
+@pytest.mark.parametrize("name", ["8", "step-00000008", 8])
+def test_a_checkpoint_is_named_by_its_step_or_as_errors_list_it(name: str | int) -> None:
+    assert parse_which(name) == 8
+
+
+@pytest.mark.parametrize("name", ["step-8", "eight", "-1", "\N{FULLWIDTH DIGIT EIGHT}", ""])
+def test_another_name_of_a_checkpoint_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="Use best, latest, or a step number"):
+        parse_which(name)
 
 
 def test_a_saved_checkpoint_is_restored_bit_for_bit(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fabella.generation.generator import load
 from fabella.generation.sampling import SamplingParams
 from fabella.report.plots import plot_loss
 from fabella.runs.checkpoint import latest_valid_step
-from fabella.runs.run_dir import RunDir
+from fabella.runs.run_dir import RunDir, require_empty
 from fabella.tracking.prepare_progress import PrepareProgressLine
 from fabella.training.run import resume, start_run
 from fabella.training.session import TrainResult
@@ -58,6 +58,7 @@ def _train(minutes: float, out: Path, prepared: Path, device: str) -> TrainResul
         finished = is_finished(run_dir.run, latest_valid_step(run_dir))
         print_status(f"{'Using' if finished else 'Resuming'} the existing run {out}. Remove it to start again.")
         return resume(out, device=device)
+    require_empty(out)
     print_status("Measuring this machine …")
     run = quickstart_run(minutes, device=device)
     with PrepareProgressLine() as line:

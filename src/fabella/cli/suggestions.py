@@ -141,6 +141,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--precision": ("quantize", "quantization", "bits", "outtype", "dtype", "weight-dtype", "int8"),
     "--interactive": ("chat", "repl"),
     "--checkpoint": ("ckpt", "step"),
+    "--max-n": ("n", "best-of", "num-completions", "num-return-sequences"),
     "--max-batch-size": ("max-num-seqs", "parallel", "np"),
     "--host": ("bind", "listen", "address", "hostname", "server-name"),
     "--allowed-origin": ("cors", "cors-origins", "cors-origin", "allow-origins", "allow-origin", "allowed-origins"),

@@ -334,6 +334,8 @@ def text_request(
 ) -> TrainRequest:
     """Return the request for ``what`` and the words after it, with the options of the command."""
     what, more, settings = split_first(what, words)
+    if not what and not settings:
+        raise UsageError("No text was given.", hint="Give a text, a preset or a .yaml config.")
     if not what:
         raise UsageError(
             f"{settings[0]} is a setting; what it changes is missing.",

@@ -12,7 +12,6 @@ Examples:
   torchrun --nproc-per-node 8 -m fabella train piny-37m as one of many processes; see docs/guide-clusters.md
 """
 
-import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from fabella.cli.text_options import ChatOptions, ReadingOptions, TokenizerOptio
 from fabella.cli.train_result import print_train_result
 from fabella.engine import engine as engines
 from fabella.engine.rank import current_rank
-from fabella.errors import ConfigError, UsageError
+from fabella.errors import ConfigError
 from fabella.training.api import train_as_rank
 from fabella.training.fine_tuning.request import engine_of_training
 from fabella.training.setup.request import (
@@ -65,11 +64,6 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     what, more, given = split_first(what, overrides)
-    if not what and not init_from:
-        hint = (
-            f"Name it first: fabella train {shlex.quote(data)}" if data else "Give a text, a preset or a .yaml config."
-        )
-        raise UsageError("Nothing to train on was given.", hint=hint)
     settings = reading.settings() + chat.settings() + tokenizing.settings()
     settings += common_settings(steps=steps, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
     request = TrainRequest(

@@ -259,11 +259,12 @@ def check(
 
 
 def parse_which(checkpoint: str | int) -> Which:
-    """Return ``best``, ``latest`` or a step number. Raises UsageError for anything else."""
+    """Return ``best``, ``latest`` or a step number, also of ``step-00000100``. Raises UsageError for anything else."""
     if checkpoint == "best" or checkpoint == "latest" or isinstance(checkpoint, int):
         return checkpoint
-    if checkpoint.isdecimal():
-        return int(checkpoint)
+    step = int(checkpoint) if checkpoint.isascii() and checkpoint.isdecimal() else parse_step(checkpoint)
+    if step is not None:
+        return step
     raise UsageError(f"Unknown checkpoint {checkpoint!r}.", hint="Use best, latest, or a step number.")
 
 

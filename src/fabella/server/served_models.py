@@ -14,6 +14,7 @@ from fabella.generation.generator import TextGenerator
 from fabella.generation.likelihood import PromptScores
 from fabella.models.parameters import count
 from fabella.models.registry import family_label
+from fabella.runs.checkpoint import parse_which
 from fabella.server.api_error import ApiError, quote
 from fabella.server.limits import Limits
 from fabella.server.requests.prompts import PromptEncoder
@@ -32,9 +33,10 @@ class ModelRef:
     def parse(cls, text: str) -> "ModelRef":
         """Parse ``PATH[@CHECKPOINT]``; the default is ``best``. A path may contain an @ of its own."""
         path, at, checkpoint = text.rpartition("@")
-        if at and (checkpoint in {"best", "latest"} or checkpoint.isdecimal()):
-            return cls(path, checkpoint)
-        return cls(text, "best")
+        try:
+            return cls(path, str(parse_which(checkpoint))) if at else cls(text, "best")
+        except UsageError:  # a part of the path
+            return cls(text, "best")
 
 
 @dataclass(slots=True)

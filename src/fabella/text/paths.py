@@ -54,6 +54,8 @@ def find_files(paths: tuple[str, ...], split: str = "train") -> FoundFiles:
     found = FoundFiles([])
     files: dict[Path, Path] = {}
     for path in paths:
+        if not path:  # an unset variable of a shell; it would be the working directory
+            raise TextError("The path of a text is empty.", hint="Give a file, or . for the working directory.")
         try:
             for file in _expand(Path(path).expanduser(), readers, found.messages):
                 files.setdefault(file.resolve(), file)

@@ -49,7 +49,7 @@ ERRORS = {
 
 
 def train(
-    what: str | Path,
+    what: str | Path | Sequence[str | Path],
     *,
     data: str | Path = "",
     init_from: str | Path = "",
@@ -68,7 +68,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     callbacks: Sequence[UserCallback] = (),
 ) -> TrainResult:
-    """Train on a text, a preset or a YAML file. The arguments are options of ``fabella train``.
+    """Train on a text, or several files of one, a preset or a YAML file, with the options of ``fabella train``.
 
     ``init_from``: run or checkpoint whose weights the run begins with, to fine-tune them on the text ``what``.
     ``steps`` or ``epochs``: length. ``lr``: peak learning rate. ``batch_size``: sequences of one forward pass.
@@ -88,14 +88,14 @@ def train(
 
         run = fabella.train("storybook-1m", callbacks=[stop_at_loss_two])
 
-    The manifest of the run has their names. A callback that changes the model changes what is learned: repeating the
-    run with the same bits is then its responsibility.
-
+    The manifest of the run has their names. A callback that changes the model must repeat it with the same bits itself.
     Raise the errors of ``fabella.errors``; TrainingInterrupted, with everything saved, after Ctrl-C.
     """
+    first, *more = [what] if isinstance(what, str | Path) else what or [""]
     options = common_settings(steps=steps, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
     request = TrainRequest(
-        what=str(what),
+        what=str(first),
+        more=[str(path) for path in more],
         data=str(data),
         init_from=str(init_from),
         validation=str(validation),

@@ -97,14 +97,47 @@ def test_a_rate_that_is_too_high_is_reported_with_the_command_to_start_again(
     command = f"fabella train {tmp_path}/run/config.yaml --out {tmp_path}/run-2 --lr 3.3"
     assert command in printed
     rows = [row for row in tiny.metrics(tmp_path / "run") if row["kind"] == "divergence"]
-    assert [row["step"] for row in rows] == [WINDOW]
+    assert [row["step"] for row in rows] == [7], "the first validation"
 
 
 @pytest.mark.fault("I6", cases=1)
 def test_with_the_policy_stop_the_training_ends_with_an_error(data: TokenizedDataset, tmp_path: Path) -> None:
     run = tiny.run(*WILD, "training.on_divergence=stop")
-    with pytest.raises(NumericsError, match=rf"^Step {WINDOW}: the loss of .* Start again with a lower learning rate"):
+    with pytest.raises(NumericsError, match=r"^Step 7: the loss of .* Start again with a lower learning rate"):
         start_run(run, tmp_path / "run", data)
+    unvalidated = tiny.run(*WILD, "training.on_divergence=stop", "validation.every_steps=0")
+    with pytest.raises(NumericsError, match=rf"^Step {WINDOW}: the loss of .* Start again with a lower learning rate"):
+        start_run(unvalidated, tmp_path / "unvalidated", data)
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "expected"),
+    [
+        ([5.4, 5.3], 421.6, 0),
+        ([5.6, 90.0, 300.0], 421.6, 1),
+        ([5.6, 90.0, 300.0], 1.2 * CHANCE + 0.4, 0),
+        ([5.6, 90.0, 300.0], math.inf, 0),
+        ([], 421.6, 0),
+    ],
+)
+def test_a_validation_far_above_chance_is_reported_if_the_training_loss_is_above_it_too(
+    training: list[float], validation: float, expected: int
+) -> None:
+    rows: list[Any] = []
+    detector = Divergence(rows.append, chance=CHANCE, stop=False, advice=lambda: "Do this.")
+    for step, loss in enumerate(training, start=1):
+        detector.check(step, loss)
+    for _ in range(2):
+        detector.check_validation(3, validation)
+    assert len(rows) == expected
+
+
+def test_a_short_training_is_rolled_back(data: TokenizedDataset, tmp_path: Path) -> None:
+    run = tiny.run(*WILD, "training.on_divergence=rollback", "checkpoint.every_steps=4", steps=20)
+    start_run(run, tmp_path / "run", data)
+    rows = [row for row in tiny.metrics(tmp_path / "run") if row["kind"] == "rollback"]
+    assert [(row["failed"], row["step"]) for row in rows] == [(7, 1)] * len(rows)
+    assert 1 <= len(rows) <= 3
 
 
 @pytest.mark.fault("I6", cases=1)

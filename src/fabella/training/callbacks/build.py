@@ -12,7 +12,7 @@ from fabella.training.callbacks.checkpointing import (
     ResetOptimizer,
     SaveCheckpoint,
 )
-from fabella.training.callbacks.divergence import watch_divergence
+from fabella.training.callbacks.divergence import CheckValidation, watch_divergence
 from fabella.training.callbacks.grad_spikes import GradNormSpikes
 from fabella.training.callbacks.histograms import LogHistograms
 from fabella.training.callbacks.metrics import LogMetrics
@@ -75,6 +75,7 @@ class Callbacks:
             *([LogHistograms(engine.histograms, log.write_secondary, due=histograms_due)] if log.has_remote else []),
             LogMetrics(rate, log.write, self.throughput, due=log_due),
             self.validate,
+            CheckValidation(self.validate, self.divergence),
             self.early_stop,
             GenerateSamples(sampler, log.write, prompts=run.samples.prompts, due=samples_due),
             RedrawLossPlot(session, log.worker, is_due=lambda: self.validate.measured),

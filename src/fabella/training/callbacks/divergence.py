@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from shlex import quote
 from statistics import median
 
+from fabella.engine.engine import StepResult
 from fabella.errors import NumericsError
 from fabella.tracking.tracker import Row
+from fabella.training.callbacks.validation import Validate
+from fabella.training.loop import Progress
 from fabella.training.session import ResumeState, TrainingSession
 
 WINDOW = 32
@@ -48,6 +51,8 @@ class DivergedError(NumericsError):
 class Divergence:
     """Report once in a run that the median of the latest losses is far above chance or above its own lowest value.
 
+    In a run of fewer steps than the median needs, a validation loss far above chance is reported.
+
     With ``training.on_divergence: stop`` or ``rollback`` it then ends the training, or this part of it.
     """
 
@@ -85,6 +90,15 @@ class Divergence:
                 self._report(step, {"kind": "divergence", "step": step, "loss": middle, reference: value})
                 return
 
+    def check_validation(self, step: int, loss: float) -> None:
+        """Do the same with a validation loss far above chance, which needs no window of losses: it has many sequences.
+
+        The loss of training must be above chance, too: where it is not, the model only memorizes.
+        """
+        high = math.isfinite(loss) and loss > FACTOR["chance"] * self.chance + MARGIN
+        if high and not self.reported and self._losses and median(self._losses) > self.chance:
+            self._report(step, {"kind": "divergence", "step": step, "loss": loss, "chance": self.chance})
+
     def _report(self, step: int, row: Row) -> None:
         self.reported = True
         advice = self.advice()
@@ -92,6 +106,17 @@ class Divergence:
         self.write({**row, "text": text, "advice": advice})
         if self.stop:
             raise DivergedError(text, hint=advice, step=step)
+
+
+class CheckValidation:
+    """Check the losses of ``validate`` for divergence. Register it after ``validate`` and the training losses."""
+
+    def __init__(self, validate: Validate, divergence: Divergence) -> None:
+        self.validate, self.divergence = validate, divergence
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        if self.validate.measured:
+            self.divergence.check_validation(progress.step, self.validate.loss)
 
 
 def _describe(row: Row) -> str:

@@ -51,6 +51,8 @@ class Validate:
         self.best_step = best_step(saved or {})
         """Its step; None if it is not known"""
         self.others = others or {}
+        self.loss = math.inf
+        """Latest loss; infinite before the first validation"""
         self.measured = False
         """Whether the latest step was validated"""
         self.scheduled = False
@@ -79,6 +81,7 @@ class Validate:
     def measure_rows(self, step: int) -> list[Row]:
         """Return the losses after ``step`` as rows, that of the run's own text first."""
         loss = self.measure()
+        self.loss = loss.loss
         self.improved = loss.loss < self.best
         if self.improved:
             self.best, self.best_step = loss.loss, step

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from fabella.config.data import DataConfig, FilesSource, Source
@@ -54,8 +55,13 @@ def resolve_training(request: TrainRequest) -> tuple[ResolvedRequest, InitialWei
     """Return the config of a request, and the weights that its run begins with; None for those of its seed.
 
     Raise CheckpointError for a run or checkpoint that is missing or damaged, ConfigError or TokenizerError if model or
-    tokenizer of the request are not those of the weights, and the errors of ``resolve_request``.
+    tokenizer of the request are not those of the weights, UsageError for a request without a text, and the errors of
+    ``resolve_request``.
     """
+    if not request.what and not request.init_from:
+        data = request.data
+        hint = f"Name it first: fabella train {quote(data)}" if data else "Give a text, a preset or a .yaml config."
+        raise UsageError("Nothing to train on was given.", hint=hint)
     if not request.init_from:
         return resolve_request(request), None
     request = _with_text(request)

@@ -142,6 +142,8 @@ def _requested(run_dir: RunDir, saved: RunConfig, request: ResumeRequest, step: 
         f"training.length.max_tokens={request.tokens}": request.tokens,
         "--minutes": request.minutes,
     }
+    if request.minutes < 0:
+        raise UsageError(f"minutes = {request.minutes:g} is negative.", hint="Give the minutes to train longer.")
     given = [text for text, value in lengths.items() if value]
     if len(given) > 1:
         raise UsageError("More than one length was given.", hint="Use one of --steps, --epochs, --tokens, --minutes.")
