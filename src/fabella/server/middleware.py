@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fabella.server.access import Access
+from fabella.server.access import Access, option_for_host, option_for_origin
 from fabella.server.api_error import ApiError, request_id
 from fabella.server.metrics import Metrics
 
@@ -97,12 +97,14 @@ class SecurityMiddleware:
         headers = list(scope["headers"])
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._is_allowed(hosts[0]):
-            message = "Unknown host name. To allow it, start the server with --allowed-host NAME."
+            shown = option_for_host(hosts[0] if len(hosts) == 1 else "")
+            message = f"Unknown host name. To allow it, start the server with {shown}."
             raise ApiError(message, status=403, code="unknown_host")
         for name, value in headers:
             if name == b"origin" and not self._is_allowed_origin(value.decode("latin-1"), hosts[0]):
                 message = "Cross-origin requests are not allowed. To allow them for a page, start the server with"
-                raise ApiError(f"{message} --allowed-origin http://HOST:PORT.", status=403, code="other_origin")
+                option = option_for_origin(value.decode("latin-1"))
+                raise ApiError(f"{message} {option}.", status=403, code="other_origin")
         names = {name for name, _ in headers}
         if {b"content-length", b"transfer-encoding"} <= names:
             # RFC 9112, 6.1: the two may disagree, and a proxy in front may have believed the other one.
