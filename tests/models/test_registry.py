@@ -47,11 +47,23 @@ def test_a_copy_of_a_family_that_takes_only_the_name_of_the_original_is_refused_
             text.replace(f"from fabella.models.{name} import", "from .copy import")
         )
     path = str(tmp_path / "copy_torch.py")
-    message = f"takes only '{name}'.* remove the field"
+    message = f"takes only '{name}'.* with a default: family: str = \"copy\""
     with pytest.raises(ConfigError, match=message):
         registry.tiny_config(path)
     with pytest.raises(ConfigError, match=message):
         parse_model_config({**SIZES, "family": path})
+    lines = (tmp_path / "copy.py").read_text().splitlines()
+    for number, (replaced, problem) in enumerate({"": "Field required", '    family: str = "copy"': ""}.items()):
+        folder = tmp_path / str(number)  # a module is loaded once
+        folder.mkdir()
+        text = "\n".join(replaced if line.startswith("    family: Literal") else line for line in lines)
+        (folder / "copy.py").write_text(text)
+        shutil.copy(path, folder)
+        if problem:
+            with pytest.raises(ConfigError, match=f'fails: ValidationError.*{problem}.*family: str = "copy"'):
+                registry.tiny_config(str(folder / "copy_torch.py"))
+        else:
+            assert registry.tiny_config(str(folder / "copy_torch.py")).family == str(folder / "copy_torch.py")
 
 
 @pytest.fixture

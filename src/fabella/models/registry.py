@@ -56,9 +56,13 @@ def family_config(family: str) -> type[ModelConfig]:
         raise ConfigError(
             f"model.family = {family!r}: the field 'family' of its class Config takes only {_literal(only)}, which is "
             "the name of another family.",
-            hint="Write it as family: str, or remove the field.",
+            hint=_family_field(family),
         )
     return config
+
+
+def _family_field(family: str) -> str:
+    return f'Write it with a default: family: str = "{_without_engine(family_label(family))}".'
 
 
 def _literal(annotation: Any) -> str:
@@ -73,7 +77,18 @@ def tiny_config(family: str) -> ModelConfig:
             f"Family '{family}' has no small config.",
             hint="Give its Config a classmethod tiny() that returns a config with every feature at a small size.",
         )
-    return tiny().model_copy(update={"family": family})
+    try:
+        config: ModelConfig = tiny()
+    except Exception as error:
+        if not is_external(family):
+            raise
+        required = family_config(family).model_fields["family"].is_required()
+        problem = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"Config.tiny() of model.family = {family!r} fails: {type(error).__name__}: {problem}",
+            hint=f"The field 'family' has no default. {_family_field(family)}" if required else "Correct this method.",
+        ) from error
+    return config.model_copy(update={"family": family})
 
 
 def family_label(family: str) -> str:

@@ -241,7 +241,7 @@ def _entry(run_dir: RunDir) -> Mapping[str, str]:
             raise CheckpointError(
                 f"{escaped_path(run_dir.path)} was imported: its training text is not known.",
                 hint=f"Score it on a text with: fabella evaluate {_quoted(run_dir.path)} --text TEXT --num-samples 0 "
-                "--num-cloze 0",
+                f"--num-cloze 0. Train it on a text with: fabella train TEXT --init-from {_quoted(run_dir.path)}",
             )
         raise CheckpointError(f"The manifest of {escaped_path(run_dir.path)} does not name the dataset of the run.")
     return entry
