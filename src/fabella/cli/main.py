@@ -6,6 +6,7 @@ Only the chosen command is imported; ``fabella --help`` reads the docstrings of 
 """
 
 import ast
+import gc
 import importlib
 import os
 import signal
@@ -13,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import typer
@@ -41,6 +43,19 @@ def command_files() -> dict[str, Path]:
     return {path.stem.replace("_", "-"): path for path in sorted(files) if path.stem not in NOT_COMMANDS}
 
 
+def import_module(name: str) -> ModuleType:
+    """Import a module without garbage collections, a tenth of the time to start, and exempt it from later ones."""
+    if name in sys.modules or not gc.isenabled():
+        return importlib.import_module(name)
+    gc.disable()
+    try:
+        module = importlib.import_module(name)
+        gc.freeze()
+        return module
+    finally:
+        gc.enable()
+
+
 class Commands(TyperGroup):
     """Command group whose commands are the files of this package."""
 
@@ -50,7 +65,7 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in command_files():
             return None
-        module = importlib.import_module(f"fabella.cli.{cmd_name.replace('-', '_')}")
+        module = import_module(f"fabella.cli.{cmd_name.replace('-', '_')}")
         return _click_command(module, cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:

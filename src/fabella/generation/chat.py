@@ -11,11 +11,11 @@ from fabella.text.chat.template import (
     ChatTemplate,
     ConversationWriter,
     Message,
-    RefusedConversationError,
     end_of_turn,
     marked_writer,
     tool_fields,
 )
+from fabella.text.chat.template_errors import RefusedConversationError
 from fabella.tokenizers.chat.encode import DocumentEncoder, prefix_id
 from fabella.tokenizers.tokenizer import Tokenizer
 

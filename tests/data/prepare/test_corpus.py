@@ -1,6 +1,8 @@
 """Tests that all passes over a corpus are equal, with its splits."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +21,12 @@ from fabella.config.data import (
     WeightedSource,
 )
 from fabella.data.fingerprint import dataset_fingerprint
+from fabella.data.prepare import corpus as corpus_module
+from fabella.data.prepare import splitting
 from fabella.data.prepare.corpus import Corpus, measure_overlap
 from fabella.data.prepare.pipeline import prepare
 from fabella.data.prepare.progress import PrepareProgress
+from fabella.text.source import documents
 from tests.data.samples import BYTES, SEQUENCES, data, lines, words
 
 TEXTS = [f"story {number}" for number in range(30)]
@@ -33,6 +38,45 @@ def test_every_pass_is_the_same(tmp_path: Path) -> None:
     assert first == second
     assert [document.text for document in first] == TEXTS
     assert 5 <= sum(document.held_out for document in first) <= 8
+
+
+def test_the_text_that_the_split_rule_needs_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+
+    def counted(*arguments: Any, **options: Any) -> Iterator[str]:
+        reads.append(0)
+        for text in documents(*arguments, **options):
+            reads[-1] += 1
+            yield text
+
+    monkeypatch.setattr(corpus_module, "documents", counted)
+    given = data(lines(tmp_path / "a.txt", TEXTS), Holdout(fraction=0.2))
+    corpus = Corpus(given, None)
+    first, notes = list(corpus.split_documents("sampling")), corpus.notes
+    assert reads == [len(TEXTS)]
+    assert list(corpus.split_documents("encoding")) == first
+    assert reads == [len(TEXTS), len(TEXTS)]
+    assert corpus.notes is not notes
+    assert corpus.notes == notes
+    monkeypatch.setattr(corpus_module, "MAX_KEPT_CHARACTERS", 20)  # too little
+    longer = Corpus(given, None)
+    assert list(longer.split_documents("sampling")) == first
+    assert longer.notes == notes
+    assert len(reads) == 4
+
+
+def test_a_text_that_is_kept_in_part_continues_where_the_split_rule_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [words(number, 40) for number in range(900)]
+    given = data(lines(tmp_path / "a.txt", texts), Holdout(fraction=0.2))
+    monkeypatch.setattr(splitting, "MIN_HOLDOUT_BYTES", 2**12)
+    seen: list[int] = []
+    corpus = Corpus(given, lambda progress: seen.append(progress.documents))
+    kept = corpus.read_already
+    assert kept is not None
+    assert 100 <= len(kept.kept) < 200
+    assert [document.text for document in corpus.split_documents("encoding")] == texts
 
 
 def test_a_validation_source_comes_first_and_is_not_trained_on(tmp_path: Path) -> None:

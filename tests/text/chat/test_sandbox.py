@@ -5,7 +5,8 @@ import pytest
 
 from fabella.errors import TextError
 from fabella.text.chat.marks import plain_text
-from fabella.text.chat.template import ChatTemplate, Message, RefusedConversationError
+from fabella.text.chat.template import ChatTemplate, Message
+from fabella.text.chat.template_errors import RefusedConversationError
 
 CHAT = [Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye")]
 LOOP = "{% set n = namespace(s=START) %}{% for i in range(100) %}{% set n.s = STEP %}{% endfor %}{{ n.s }}"

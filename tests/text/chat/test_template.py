@@ -9,11 +9,11 @@ from fabella.text.chat.marks import EOS, parse, plain_text
 from fabella.text.chat.template import (
     ChatTemplate,
     Message,
-    RefusedConversationError,
     end_of_turn,
     named,
     names,
 )
+from fabella.text.chat.template_errors import RefusedConversationError
 
 CHAT = [
     Message("system", "Be kind."),

@@ -1,5 +1,6 @@
 """Corpus: passes over the text that yield every document with its split, always in the same order."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,38 @@ from fabella.text.source import describe, documents, validation_source
 
 MAX_NAMED = 5
 """Duplicates named in a message."""
+MAX_KEPT_CHARACTERS = 16 * 2**20
+"""Characters of text that are kept after the split rule is chosen, so that the first pass does not read them again."""
+
+
+class KeptTexts:
+    """Texts of which the first ones are read twice: once by ``first``, then, with all the others, by ``again``."""
+
+    def __init__(self, texts: Iterator[str]) -> None:
+        self._texts = texts
+        self.kept: deque[str] = deque()
+        self._characters = 0
+
+    @property
+    def are_complete(self) -> bool:
+        """Whether ``again`` yields every text: not more than MAX_KEPT_CHARACTERS have been read."""
+        return self._characters <= MAX_KEPT_CHARACTERS
+
+    def first(self) -> Iterator[str]:
+        """Yield texts and keep them."""
+        for text in self._texts:
+            self._characters += len(text)
+            if self.are_complete:
+                self.kept.append(text)
+            else:
+                self.kept.clear()
+            yield text
+
+    def again(self) -> Iterator[str]:
+        """Yield the texts that ``first`` has yielded, then those that follow them."""
+        while self.kept:
+            yield self.kept.popleft()
+        yield from self._texts
 
 
 class Corpus:
@@ -37,16 +70,19 @@ class Corpus:
         """Training documents dropped in the latest pass because they are also in the validation source."""
         self.duplicates = self._find_duplicates()
         """Which training documents are left out; None if all are kept."""
+        self.read_already: KeptTexts | None = None
+        """Text that the first pass need not read again"""
         self.rule: SplitRule = self._choose_rule()
 
     def split_documents(self, phase: str) -> Iterator[SplitDocument]:
         """Make one pass: yield all documents with their splits, those of a separate validation source first."""
-        self.notes, self.dropped = ReadReport(), 0
+        read_already, self.read_already = self.read_already, None
+        self.notes, self.dropped = self.notes if read_already else ReadReport(), 0
         meter = ProgressMeter(phase, self._total, self._report)
         if not isinstance(self._data.validation, Holdout):
             for text in self._read(self._data.validation.source):
                 yield SplitDocument(text, document_hash(text), held_out=True)
-        for part, texts in enumerate(self._training_parts()):
+        for part, texts in enumerate([read_already.again()] if read_already else self._training_parts()):
             for text in meter.watch(texts):
                 kept = False
                 for piece in self.rule.assign(text, document_hash(text)):
@@ -102,13 +138,6 @@ class Corpus:
                 finder.add(text, document_hash(text))
         return finder.find()
 
-    def _training_texts(self) -> Iterator[str]:
-        """Yield the same texts, those of the parts of a mixture in turn."""
-        parts = self._training_parts()
-        if len(parts) == 1:
-            return parts[0]
-        return (text for _, text in interleave(parts, [1.0] * len(parts), lambda text: 1))
-
     def _read(self, source: Source) -> Iterator[str]:
         data = self._data
         return documents(
@@ -123,7 +152,14 @@ class Corpus:
         validation = self._data.validation
         meter = ProgressMeter("inspecting", CorpusSize(), self._report)
         if isinstance(validation, Holdout):
-            return splitting.holdout_rule(meter.watch(self._training_texts()), validation.fraction)
+            parts = self._training_parts()
+            if len(parts) > 1:
+                texts = (text for _, text in interleave(parts, [1.0] * len(parts), lambda text: 1))
+                return splitting.holdout_rule(meter.watch(texts), validation.fraction)
+            read = KeptTexts(parts[0])
+            rule = splitting.holdout_rule(meter.watch(read.first()), validation.fraction)
+            self.read_already = read if read.are_complete else None
+            return rule
         return splitting.SourceSplit(
             map(document_hash, meter.watch(self._read(validation.source))), describe(validation.source)
         )

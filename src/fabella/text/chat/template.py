@@ -4,6 +4,7 @@ A template is named (a file of ``templates/``), a file, or that of a tokenizer. 
 the template itself writes them: in a message, ``<|im_end|>`` is plain text.
 """
 
+import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from jinja2 import Template, TemplateError
-from jinja2.exceptions import SecurityError, TemplateSyntaxError
 
 from fabella.errors import TextError, did_you_mean
 from fabella.text.chat.marks import (
@@ -28,7 +27,7 @@ from fabella.text.chat.marks import (
     escape_text,
     plain_text,
 )
-from fabella.text.chat.sandbox import BUDGET_VARIABLE, Budget, TemplateSandbox
+from fabella.text.chat.template_errors import RefusedConversationError, UnusableTemplateError
 
 DIRECTORY = Path(__file__).parent / "templates"
 MAX_TEMPLATE_CHARACTERS = 2**17
@@ -53,10 +52,6 @@ class Message(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """Return the message as a template reads it."""
         return {"role": self.role, "content": self.content, **dict(self.fields)}
-
-
-class RefusedConversationError(ValueError):
-    """A template refuses a conversation; the message is the template's."""
 
 
 @dataclass(frozen=True)
@@ -147,28 +142,20 @@ class ChatTemplate:
             "eos_token": EOS,
             "tools": tools or None,
             "documents": None,
-            BUDGET_VARIABLE: Budget(size),
         }
         try:
-            return self._compiled.render(values)
-        except SecurityError as error:
+            return self._compiled.render(values, size)
+        except UnusableTemplateError as error:
             raise self._unusable(str(error)) from error
-        except TemplateError as error:
-            raise RefusedConversationError(f"the chat template refuses it: {str(error).rstrip('.')}.") from error
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
-            reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-            raise RefusedConversationError(f"the chat template fails: {reason}.") from error
 
     @cached_property
-    def _compiled(self) -> Template:
+    def _compiled(self) -> Any:
         if len(self.source) > MAX_TEMPLATE_CHARACTERS:
             raise self._unusable(f"it has more than {MAX_TEMPLATE_CHARACTERS:,} characters")
         try:
-            return TemplateSandbox(self.source).from_string(self.source)
-        except TemplateSyntaxError as error:
-            raise self._unusable(f"{error.message}, line {error.lineno}") from error
-        except (TemplateError, RecursionError, SyntaxError, ValueError, MemoryError) as error:
-            raise self._unusable(str(error)[:200] or type(error).__name__) from error
+            return importlib.import_module("fabella.text.chat.compiled_template").CompiledTemplate(self.source)
+        except UnusableTemplateError as error:
+            raise self._unusable(str(error)) from error
 
     def _unusable(self, reason: str) -> TextError:
         return TextError(

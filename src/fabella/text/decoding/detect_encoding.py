@@ -6,12 +6,12 @@ if there is enough text and no other encoding reads as well.
 """
 
 import codecs
+import importlib
 import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
-
-import chardet
+from typing import Any
 
 from fabella.text.decoding.encoding_names import canonical_name, usual_names
 
@@ -146,6 +146,7 @@ def _sample(raw: bytes) -> bytes:
 def _candidates(sample: bytes) -> list[_Candidate]:
     """Return the encodings under which a sample reads as text, each once."""
     found: dict[str, _Candidate] = {}
+    chardet: Any = importlib.import_module("chardet")  # only text that is not UTF-8 needs it
     for guess in chardet.detect_all(sample, ignore_threshold=True, max_bytes=SAMPLE_BYTES):
         name = canonical_name(guess["encoding"] or "")
         if not name or name.startswith("utf") or name in found:

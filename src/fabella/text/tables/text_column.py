@@ -15,7 +15,8 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from fabella.errors import TextError, did_you_mean
-from fabella.text.chat.template import ConversationWriter, Message, RefusedConversationError, default_writer
+from fabella.text.chat.template import ConversationWriter, Message, default_writer
+from fabella.text.chat.template_errors import RefusedConversationError
 from fabella.text.tables.conversation import (
     ANSWER_COLUMNS,
     CHOSEN,
