@@ -10,9 +10,13 @@ models are small, have random weights and a byte-level BPE of 512 ids. Options a
 ``--model`` and ``--format`` measure a part of the table again and keep its other rows:
 
     python benchmarks/interop.py --format onnx --format html
+
+GGUF has rows of two targets: of llama.cpp, measured where llama-cpp-python is installed, and of transformers, measured
+where it is not.
 """
 
 import argparse
+import importlib.util
 import json
 import sys
 import tempfile
@@ -22,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the script is run by its path
 
 from fabella.config.data import BPE, SentencePiece
-from fabella.errors import FabellaError
+from fabella.errors import FabellaError, NumericsError
 from fabella.interop.export import export
 from fabella.interop.formats.export_format import export_format, format_names
 from fabella.interop.import_model import import_model
@@ -38,9 +42,18 @@ from tests.interop.tiny_exports import make_run
 
 ROOT = Path(__file__).parents[1]
 RESULT, PAGE = ROOT / "benchmarks/results/interop.json", ROOT / "docs/guide-export.md"
+LLAMA_CPP = "llama.cpp"
+HAS_LLAMA_CPP = importlib.util.find_spec("llama_cpp") is not None
 START, END = "<!-- table: python benchmarks/interop.py -->\n", "<!-- end of table -->"
+COLUMNS = (
+    *("model", "format", "loaded by", "precision", "max. logit difference", "greedy tokens", "equal", "equal to a tie"),
+    *("bits per byte", "size", "tokens/s"),
+)
 STORIES = 300
-SIZES = {"dim": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn_dim": 256, "embedding": 32}
+SIZES = {
+    **{"dim": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn_dim": 256, "embedding": 32},
+    "context_length": 208,  # 8 tokens of a prompt, 200 of its continuation
+}
 SETTINGS: dict[str, dict[str, Any]] = {
     "gpt2": {"activation": "gelu_tanh"},
     "gpt_neox": {"activation": "gelu_tanh"},
@@ -69,6 +82,8 @@ def measure(run: Path, to: str, precision: str, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"format": to, "precision": precision}
     try:
         result = export(run, to=to, precision=precision, out=folder / f"{run.name}-{to}-{precision}")
+    except NumericsError as error:  # the target has read it
+        return {**row, "target": LLAMA_CPP if to == "gguf" and HAS_LLAMA_CPP else "", "reason": error.message}
     except FabellaError as error:
         return {**row, "reason": error.message}
     return {**row, "bytes": result.bytes, **result.comparison.as_json()}
@@ -89,30 +104,45 @@ def compare_strings(tokenizer: Tokenizer, count: int) -> dict[str, int]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
-        "| model | format | precision | max. logit difference | greedy equal | bits per byte | size | tokens/s |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---" * len(COLUMNS) + "|",
     ]
     for row in rows:
-        start = f"| {row['model']} | {row['format']} | {row['precision']} |"
+        start = f"| {row['model']} | {row['format']} | {loaded_by(row)} | {row['precision']} |"
         if "reason" in row:
-            lines.append(f"{start} {row['reason'].replace('|', '/')} | | | | |")
+            lines.append(f"{start} {row['reason'].replace('|', '/')} {'| ' * (len(COLUMNS) - 4)}|")
             continue
+        rounding = row.get("rounding")
+        difference = f"{row['max_logit_difference']:.1e}" + (f" ({rounding['rest']:.1e})" if rounding else "")
+        explained = f"{row['greedy_explained']}/{row['prompts']}" if "greedy_explained" in row else ""
         lines.append(
-            f"{start} {row['max_logit_difference']:.1e} | {row['greedy_equal']}/{row['prompts']} | "
+            f"{start} {difference} | {row['tokens']} | {row['greedy_equal']}/{row['prompts']} | {explained} | "
             f"{row['bits_difference']:+.3%} | {format_bytes(row['bytes'])} | {row['tokens_per_second']:,.0f} |"
         )
     return "\n".join(lines)
 
 
+def loaded_by(row: dict[str, Any]) -> str:
+    """Return the target of a row by a short name; empty for a format that has one target only, or for a reason."""
+    if row["format"] != "gguf" or "target" not in row:
+        return ""
+    return LLAMA_CPP if row["target"].startswith(LLAMA_CPP) else "transformers"
+
+
 def merged(kept: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of an earlier measurement with those of this one, by model, format and precision."""
-    rows = {(row["model"], row["format"], row["precision"]): row for row in [*kept, *new]}
+    """Return the rows of an earlier measurement with those of this one, by model, format, precision and target."""
+    rows = {(row["model"], row["format"], row["precision"], loaded_by(row)): row for row in [*kept, *new]}
     families = family_names()
     order = {
         (to, precision): number
         for number, (to, precision) in enumerate((to, p) for to in format_names() for p in export_format(to).PRECISIONS)
     }
-    return [rows[key] for key in sorted(rows, key=lambda key: (key[0] not in families, key[0], order[key[1:]]))]
+
+    def place(key: tuple[str, str, str, str]) -> tuple[Any, ...]:
+        model, to, precision, target = key
+        return model not in families, model, to, target, order[to, precision]
+
+    return [rows[key] for key in sorted(rows, key=place)]
 
 
 def main() -> None:

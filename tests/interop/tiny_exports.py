@@ -56,13 +56,14 @@ def make_run(
     tokenizer = tokenizer or ByteTokenizer()
     model = tiny_config(family).model_dump(mode="json") | {"context_length": LENGTH}
     model |= {"vocab_size": tokenizer.vocab_size + 3} | changes
+    length = model["context_length"]
     config = RunConfig.model_validate(
         {
             "name": path.name,
             "samples": {"prompts": list(prompts)},
             "model": model,
             "tokenizer": {"kind": "bytes"},
-            "data": {"sequences": {"kind": "packed", "length": LENGTH, "stride": LENGTH}},
+            "data": {"sequences": {"kind": "packed", "length": length, "stride": length}},
             "optimizer": {"kind": "adamw", "lr": 1e-3},
             "training": {"length": {"max_steps": 20}, "micro_batch_size": 2},
         }

@@ -62,11 +62,14 @@ def lines(result: ExportResult) -> list[str]:
     measured, precision = result.comparison, result.comparison.precision
     reader = "" if measured.decoder == "float32" else f", as Fabella's {measured.decoder} decoder"
     ties = f" ({measured.greedy_ties} up to a tie of two tokens)" if measured.greedy_ties else ""
+    rounded = ""
+    if measured.rounding is not None:
+        rounded = f", by {measured.rounding.rest:.2g} on average if both compute {measured.rounding.name}"
     return [
         f"{escaped_path(result.path)} equals step {result.step:,}{of_average(result.weights)} "
         f"({format_bytes(result.bytes)}, {precision}).",
         f"  loaded by         {measured.target}",
-        f"  logits            differ by at most {measured.max_logit_difference:.2g}",
+        f"  logits            differ by at most {measured.max_logit_difference:.2g}{rounded}",
         f"  greedy text       equal for {measured.greedy_equal} of {measured.prompts} prompts, "
         f"{measured.tokens} tokens each{ties}{reader}",
         f"  bits per byte     {measured.target_bits_per_byte:.4f}, the run {measured.bits_per_byte:.4f} "

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from fabella.interop.comparison import (
     PROMPT_TOKENS,
     PROMPTS,
     Comparison,
+    Rounding,
 )
 from fabella.interop.formats.export_format import ExportTarget
 from fabella.interop.source import ExportSource
@@ -52,7 +54,7 @@ def compare(source: ExportSource, target: ExportTarget, precision: str, *, int8_
     """
     model = load_model(source.config, source.weights, "cpu")
     ids, text = _probe_ids(source, model)
-    difference, largest, nats = _compare_logits(source, model, target, ids)
+    logits = _compare_logits(source, model, target, ids)
     prompts = ids[:, : min(PROMPT_TOKENS, ids.shape[1], max(1, source.context_length // 2))]
     tokens = _greedy_tokens(source, prompts.shape[1])
     decoder = "int8" if int8_decoder and _use_native_int8(model) else "float32"
@@ -60,21 +62,24 @@ def compare(source: ExportSource, target: ExportTarget, precision: str, *, int8_
     start = time.perf_counter()
     actual = target.greedy(prompts, tokens)
     seconds = time.perf_counter() - start
-    equal, ties = _compare_greedy(source, model, prompts, (expected, actual), decoder)
+    gaps = _greedy_gaps(source, model, prompts, (expected, actual), decoder)
+    tie = INT8_TIE if decoder == "int8" else LOGIT_TOLERANCE
     scored = _bytes(source, ids)
     return Comparison(
         target=target.name,
         precision=precision,
         decoder=decoder,
         text=text,
-        max_logit_difference=difference,
-        largest_logit=largest,
+        max_logit_difference=logits.difference,
+        rounding=logits.rounding(target),
+        largest_logit=logits.largest,
         prompts=len(prompts),
         tokens=tokens,
-        greedy_equal=equal,
-        greedy_ties=ties,
-        bits_per_byte=nats[0] / math.log(2) / scored,
-        target_bits_per_byte=nats[1] / math.log(2) / scored,
+        greedy_equal=sum(gap is None or gap <= tie for gap in gaps),
+        greedy_ties=sum(gap is not None and gap <= tie for gap in gaps),
+        greedy_explained=sum(gap is None or gap <= max(tie, logits.difference) for gap in gaps),
+        bits_per_byte=logits.nats / math.log(2) / scored,
+        target_bits_per_byte=logits.target_nats / math.log(2) / scored,
         tokenizer=_compare_tokenizer(source, target, ids),
         tokens_per_second=actual.size / seconds,
     )
@@ -136,23 +141,56 @@ def _rows(steps: Sequence[Sequence[int]]) -> Ids:
     return np.array(steps, dtype=np.int64).T
 
 
+@dataclass(slots=True)
+class _Logits:
+    """The largest difference of the logits of both, the largest logit, and the nats of the ids."""
+
+    difference: float = 0.0
+    largest: float = 0.0
+    nats: float = 0.0
+    target_nats: float = 0.0
+    effects: list[torch.Tensor] = field(default_factory=list)
+    """What the rounding of the target changes in Fabella's model."""
+    rests: list[torch.Tensor] = field(default_factory=list)
+    """How the target differs from Fabella's model with it."""
+
+    def rounding(self, target: ExportTarget) -> Rounding | None:
+        """Return the measured rounding of the target; None without one."""
+        if not self.effects:
+            return None
+        effects, rests = torch.cat(self.effects).double(), torch.cat(self.rests).double()
+        return Rounding(
+            name=getattr(target, "rounding", ""),
+            effect=float(effects.square().mean().sqrt()),
+            max_effect=float(effects.abs().max()),
+            rest=float(rests.square().mean().sqrt()),
+            max_rest=float(rests.abs().max()),
+        )
+
+
 @torch.inference_mode()
-def _compare_logits(
-    source: ExportSource, model: torch.nn.Module, target: ExportTarget, ids: Ids
-) -> tuple[float, float, tuple[float, float]]:
-    """Return the largest difference, the largest logit, and the nats of the ids: Fabella's and the target's."""
-    rows = source.config.vocab_size
-    difference = largest = ours = theirs = 0.0
+def _compare_logits(source: ExportSource, model: torch.nn.Module, target: ExportTarget, ids: Ids) -> _Logits:
+    rows, found = source.config.vocab_size, _Logits()
     for row in ids:
         tokens = torch.from_numpy(row[None])
         expected = model(tokens).float()
         actual = torch.from_numpy(target.logits(row[None]))[..., :rows]
-        gap = (expected - actual).abs().max()
-        difference = math.nan if not torch.isfinite(gap) else max(difference, float(gap))
-        largest = max(largest, float(expected.abs().max()))
-        ours += _nats(expected[0], tokens[0])
-        theirs += _nats(actual[0], tokens[0])
-    return difference, largest, (ours, theirs)
+        found.difference = _larger(found.difference, expected, actual)
+        if getattr(target, "rounding", ""):
+            with target.rounded():  # pyright: ignore[reportAttributeAccessIssue] - a target with a rounding has it
+                rounded = model(tokens).float()
+            found.effects.append(rounded - expected)
+            found.rests.append(actual - rounded)
+        found.largest = max(found.largest, float(expected.abs().max()))
+        found.nats += _nats(expected[0], tokens[0])
+        found.target_nats += _nats(actual[0], tokens[0])
+    return found
+
+
+def _larger(difference: float, expected: torch.Tensor, actual: torch.Tensor) -> float:
+    """Return ``difference`` or the largest difference of two logits, the larger; NaN if a logit is not finite."""
+    gap = (expected - actual).abs().max()
+    return max(difference, float(gap)) if math.isfinite(difference) and torch.isfinite(gap) else math.nan
 
 
 def _nats(logits: Float[torch.Tensor, "T V"], ids: Int[torch.Tensor, " T"]) -> float:
@@ -179,40 +217,43 @@ def _use_native_int8(model: torch.nn.Module) -> bool:
     return False
 
 
-def _compare_greedy(
+def _greedy_gaps(
     source: ExportSource, model: torch.nn.Module, prompts: Ids, decoded: tuple[Ids, Ids], decoder: str
-) -> tuple[int, int]:
-    """Return how many rows are equal up to the end of the document, and how many of them only up to a tie."""
-    equal = ties = 0
+) -> list[float | None]:
+    """Return how much the logits of the first two different tokens differ, for every row.
+
+    None for a row that is equal up to the end of the document.
+    """
+    gaps: list[float | None] = []
     for prompt, expected, actual in zip(prompts, *decoded, strict=True):
         ends = np.flatnonzero(expected == source.tokenizer.eos_id)
         length = int(ends[0]) + 1 if len(ends) else len(expected)
         different = np.flatnonzero(expected[:length] != actual[:length])
-        if not len(different):
-            equal += 1
-        elif _is_tie(model, np.concatenate([prompt, expected]), len(prompt) + int(different[0]), actual, decoder):
-            equal += 1
-            ties += 1
-    return equal, ties
+        if len(different):
+            position = len(prompt) + int(different[0])
+            gaps.append(_gap(model, np.concatenate([prompt, expected]), position, actual, decoder))
+        else:
+            gaps.append(None)
+    return gaps
 
 
 @torch.inference_mode()
-def _is_tie(
+def _gap(
     model: torch.nn.Module,
     ids: Int[NDArray[np.int64], " T"],
     position: int,
     actual: NDArray[np.int64],
     decoder: str,
-) -> bool:
-    """Return whether the two tokens at ``position`` have the same logit, up to the tolerance."""
+) -> float:
+    """Return by how much the model's logits of the two tokens at ``position`` differ."""
     other = int(actual[position - (len(ids) - len(actual))])
     if decoder == "int8":
         backend = decode_backend(model, 1, position)
         backend.reset(0)
-        logits, tolerance = backend.prefill([PrefillChunk(0, ids[:position].tolist(), 0)])[0], INT8_TIE
+        logits = backend.prefill([PrefillChunk(0, ids[:position].tolist(), 0)])[0]
     else:
-        logits, tolerance = model(torch.from_numpy(ids[None, :position]))[0, -1], LOGIT_TOLERANCE
-    return float(logits[int(ids[position])] - logits[other]) <= tolerance
+        logits = model(torch.from_numpy(ids[None, :position]))[0, -1]
+    return float(logits[int(ids[position])] - logits[other])
 
 
 def _compare_tokenizer(source: ExportSource, target: ExportTarget, ids: Ids) -> str:
@@ -222,11 +263,15 @@ def _compare_tokenizer(source: ExportSource, target: ExportTarget, ids: Ids) -> 
     texts = [*TEXTS, *source.run_dir.run.samples.prompts, *(tokenizer.decode(row[1:].tolist()) for row in ids)]
     if tokenizer.chat_template is not None:  # with one, the target reads special tokens in text as such
         texts = [text for text in texts if not any(token in text for token in tokenizer.special_tokens)]
-    for text in texts:
+    merged: str = getattr(target, "read_as_space", "")
+    for text in [text.replace(merged, "") for text in texts] if merged else texts:
         expected, actual = [prefix_id(tokenizer), *tokenizer.encode(text).tolist()], list(target.encode(text) or ())
         if actual != expected:
-            return f"differs: {text[:40]!r} is {actual[:8]}, not {expected[:8]}"
+            pairs = enumerate(zip(actual, expected, strict=False))
+            first = next((i for i, pair in pairs if len(set(pair)) == 2), min(len(actual), len(expected)))
+            there = slice(max(first - 2, 0), first + 6)
+            return f"differs: {text[:40]!r} is {actual[there]}, not {expected[there]}, from id {there.start} on"
         decoded = target.decode(expected[1:])
         if not is_same_text(tokenizer.decode(expected[1:]), decoded):
             return f"differs: the ids of {text[:40]!r} become {decoded[:40]!r}"
-    return "equal"
+    return f"equal, without {merged}, which it reads as a space" if merged else "equal"

@@ -30,7 +30,12 @@ from fabella.interop.source import ExportSource
 
 
 class ExportTarget(Protocol):
-    """An export as its target loads it. Rows of ids begin with the id that precedes a document."""
+    """An export as its target loads it. Rows of ids begin with the id that precedes a document.
+
+    A target that computes something with less precision than the file has names it by ``rounding``, and has
+    ``rounded()``, a context in which Fabella's model computes alike: that must explain how float32 logits differ. One
+    that reads a character as a space, whatever the file says, names the character by ``read_as_space``.
+    """
 
     name: str
     """The target and its version, for example ``transformers 5.23.0, LlamaForCausalLM``."""

@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from torch.overrides import TorchFunctionMode
 
 from fabella.interop.formats.hf_torch import TransformersModel, quiet_transformers
+from fabella.interop.gguf_files.vocab import reads_marks_as_spaces
 from fabella.interop.source import ExportSource
+from fabella.tokenizers.vocab_bytes import SPACE_MARK
 
 UNREAD = {"n_positions", "n_inner", "head_dim"}
 """Sizes that the GGUF reader of transformers leaves out."""
@@ -99,8 +102,27 @@ def read_gpt_neox(path: Path, source: ExportSource) -> GGUFModel:
     return GGUFModel(model, source, f"gguf {version('gguf')} and transformers {transformers.__version__}")
 
 
+class HalfGELU(TorchFunctionMode):
+    """While this is active, GELU is computed as llama.cpp does on a CPU: from and to float16.
+
+    ggml looks values between -10 and 10 up in a table of float16 (``GGML_GELU_FP16``), also with a float32 file.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call ``func``; round argument and result of GELU."""
+        result = func(*args, **(kwargs or {}))
+        if func is not torch.nn.functional.gelu:
+            return result
+        x = args[0]
+        return torch.where(x.abs() < 10, func(x.half().float(), *args[1:], **(kwargs or {})).half().float(), result)
+
+
 class LlamaCppTarget:
     """llama.cpp by llama-cpp-python, on the CPU, one row at a time."""
+
+    rounded = HalfGELU
 
     def __init__(self, path: Path, source: ExportSource) -> None:
         library: Any = importlib.import_module("llama_cpp")
@@ -111,6 +133,8 @@ class LlamaCppTarget:
             str(path), n_ctx=context, logits_all=True, verbose=False, type_k=0, type_v=0, flash_attn=False
         )
         self.name = f"llama.cpp by llama-cpp-python {library.__version__}"
+        self.rounding = "GELU in float16" if getattr(source.config, "activation", "") == "gelu_tanh" else ""
+        self.read_as_space = SPACE_MARK if reads_marks_as_spaces(source.tokenizer) else ""
 
     def logits(self, ids: Int[NDArray[np.int64], "B T"]) -> Float[NDArray[np.float32], "B T V"]:
         """Return the next-token logits at every position."""

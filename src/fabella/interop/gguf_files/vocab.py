@@ -128,8 +128,15 @@ def normalizer_of(values: Mapping[str, Any]) -> str:
     return str((values.get("normalizer") or {}).get("type", ""))
 
 
+def reads_marks_as_spaces(tokenizer: Tokenizer) -> bool:
+    """Return whether llama.cpp takes the mark of a space in a text for a space: its vocabularies with scores do."""
+    return sentencepiece_of(tokenizer) is not None
+
+
 def warnings_of(tokenizer: Tokenizer) -> list[str]:
     """Return what llama.cpp does not do as this tokenizer, for texts that few people have."""
+    if reads_marks_as_spaces(tokenizer):
+        return [f"llama.cpp reads {SPACE_MARK} (U+2581) as a space. Other text has the same tokens."]
     values = json.loads(saved_files(tokenizer).get(metadata.JSON_FILE, b"{}"))
     if normalizer_of(values) != COMPOSES:
         return []
