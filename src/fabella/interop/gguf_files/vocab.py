@@ -38,6 +38,8 @@ SPLITS = {
 """Patterns of the pretokenizers that llama.cpp knows by these names (its src/llama-vocab.cpp)."""
 LIKE_GPT2 = ("gpt-2", "mpt", "olmo", "jais", "default", "")
 """Pretokenizers with the pattern of GPT-2; that of GPT-NeoX is called olmo."""
+NO_MERGES = "no merges"
+"""The only merge of a vocabulary without: llama.cpp loads no other. It never applies, as symbols are characters."""
 DIGITS_FIRST = ("smollm", "codeshell", "starcoder")
 """Pretokenizers that split digits, then as GPT-2."""
 
@@ -186,8 +188,8 @@ def write_vocab(writer: Any, tokenizer: Tokenizer, rows: int) -> None:
         writer.add_token_scores(vocab.scores)
         writer.add_add_space_prefix(vocab.add_space)
         writer.add_unk_token_id(0)
-    elif vocab.merges:
-        writer.add_token_merges(vocab.merges)
+    else:
+        writer.add_token_merges(vocab.merges or [NO_MERGES])
     writer.add_bos_token_id(prefix_id(tokenizer))
     writer.add_eos_token_id(tokenizer.eos_id)
     writer.add_add_bos_token(True)
@@ -232,7 +234,8 @@ def _token(values: Mapping[str, Any], texts: Sequence[str], key: str) -> str:
 
 
 def _gpt2_library(values: Mapping[str, Any], texts: Sequence[str], where: str) -> Library:
-    merges = [tuple(str(merge).split(" ", 1)) for merge in values.get(f"{KEY}merges") or []]
+    written = values.get(f"{KEY}merges") or []
+    merges = [tuple(str(merge).split(" ", 1)) for merge in written if written != [NO_MERGES]]
     pre = str(values.get(f"{KEY}pre", ""))
     vocab = {text: number for number, text in enumerate(texts)}
     if len(vocab) != len(texts) or any(len(pair) != 2 or "".join(pair) not in vocab for pair in merges):
