@@ -26,7 +26,8 @@ POLL_SECONDS = 0.5
 GRACE_SECONDS = 30.0
 """Time for the other processes to exit after one has failed, before SIGTERM; the same again before SIGKILL."""
 # Imported once, by the fork server: importing torch takes seconds, and every process would do it at the same time.
-PRELOADED = ["fabella.engine.engine_torch", "fabella.engine.distributed.data_parallel_torch"]
+PRELOADED = ["fabella.engine.engine_torch", "fabella.engine.distributed.data_parallel_torch", "torch._dynamo"]
+"""Modules that are imported once for all processes; every DistributedDataParallel imports the last one."""
 
 
 def parse_devices(devices: str) -> int:

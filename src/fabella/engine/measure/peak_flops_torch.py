@@ -1,33 +1,30 @@
-"""Peak FLOP/s of this machine's matrix products, the reference of model FLOPs utilization (MFU)."""
+"""Peak FLOP/s of this machine's matrix products with PyTorch."""
 
-import time
+from collections.abc import Callable
 
 import torch
 
-SIZE_ON_CPU, SIZE_ON_GPU = 1024, 8192
-"""Rows of the square matrices: large enough for full speed, small enough for any memory (12 MB, 400 MB)."""
-MIN_TRIALS = 3
+from fabella.engine.measure import peak_flops
 
 
-def measure_peak_flops(device: torch.device | str, dtype: torch.dtype, *, seconds: float = 0.15) -> float:
+def measure_peak_flops(device: torch.device | str, dtype: torch.dtype, *, seconds: float = peak_flops.SECONDS) -> float:
     """Return the FLOP/s of the fastest matrix product among those of about ``seconds`` of measurement.
 
     Uses PyTorch's current threads and TF32 setting, those of the training that it is compared with.
     """
     device = torch.device(device)
-    size = SIZE_ON_CPU if device.type == "cpu" else SIZE_ON_GPU
-    a = torch.ones(size, size, device=device, dtype=dtype)
-    b, product = torch.ones_like(a), torch.empty_like(a)
-    torch.mm(a, b, out=product)  # warm-up: memory pages, kernels, threads
-    _wait(device)
-    end, best, trials = time.perf_counter() + seconds, float("inf"), 0
-    while trials < MIN_TRIALS or time.perf_counter() < end:
-        start = time.perf_counter()
-        torch.mm(a, b, out=product)
-        _wait(device)
-        best = min(best, time.perf_counter() - start)
-        trials += 1
-    return 2 * size**3 / best
+
+    def product_of(size: int) -> Callable[[], None]:
+        a = torch.ones(size, size, device=device, dtype=dtype)
+        b, product = torch.ones_like(a), torch.empty_like(a)
+
+        def multiply() -> None:
+            torch.mm(a, b, out=product)
+            _wait(device)
+
+        return multiply
+
+    return peak_flops.measure_peak_flops(product_of, on_cpu=device.type == "cpu", seconds=seconds)
 
 
 def _wait(device: torch.device) -> None:

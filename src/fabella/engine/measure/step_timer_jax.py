@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from fabella.engine.device_jax import Device
 from fabella.engine.engine import Histogram
+from fabella.engine.measure.peak_flops import measure_peak_flops
 from fabella.engine.measure.process_memory import peak_process_memory
 
 MAX_STEPS = 1000
 """Most recent steps whose times are stored until they are read: enough for percentiles."""
 BINS = 64
-SIZE_ON_CPU, SIZE_ELSEWHERE = 1024, 8192
-"""Rows of the square matrices whose product is timed."""
 
 
 class StepTimer:
@@ -55,19 +54,19 @@ class StepTimer:
 
 
 @cache
-def peak_flops(device: Device, compute: Any, *, seconds: float = 0.15) -> float:
+def peak_flops(device: Device, compute: Any) -> float:
     """Return the FLOP/s of the fastest matrix product, measured once per process."""
-    size = SIZE_ON_CPU if device.platform == "cpu" else SIZE_ELSEWHERE
-    a = jax.device_put(jnp.ones((size, size), compute), device)
     multiply = jax.jit(jnp.matmul)
-    multiply(a, a).block_until_ready()  # compiled
-    end, best, trials = time.perf_counter() + seconds, float("inf"), 0
-    while trials < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        multiply(a, a).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-        trials += 1
-    return 2 * size**3 / best
+
+    def product_of(size: int) -> Callable[[], None]:
+        a = jax.device_put(jnp.ones((size, size), compute), device)
+
+        def multiply_and_wait() -> None:
+            multiply(a, a).block_until_ready()
+
+        return multiply_and_wait
+
+    return measure_peak_flops(product_of, on_cpu=device.platform == "cpu")
 
 
 def peak_memory(device: Device) -> int:
