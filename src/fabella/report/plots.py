@@ -1,15 +1,16 @@
-"""Curves of runs as PNG, SVG or PDF files, drawn with matplotlib; charts.py draws those of HTML pages."""
+"""Curves of runs as PNG, SVG or PDF files, drawn with matplotlib; charts.py draws those of HTML pages.
+
+Matplotlib is imported with the first plot: it takes half a second, which no training should wait for.
+"""
 
 import base64
+import importlib
 import io
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
-
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from fabella.report.charts import Axis, Line, finite
 from fabella.report.curves import X, curves, run_lines
@@ -71,7 +72,7 @@ def draw(histories: Sequence[RunHistory], directory: Path, x_axis: str, kind: st
 
 def plot(title: str, lines: Sequence[Line], x: Axis, y: Axis, kind: str = "png") -> bytes:
     """Plot lines with a legend and return the file: png, svg or pdf."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = importlib.import_module("matplotlib.figure").Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     values = [value for line in lines for _, value in finite(line.points)]
     for line in lines:
@@ -101,17 +102,19 @@ def printable(name: str) -> str:
     return "".join(letter for letter in name if letter.isprintable() and ord(letter) < 0x250).replace("$", r"\$")
 
 
-def render(figure: Figure, kind: str = "png") -> bytes:
-    """Render a matplotlib figure as a file: png with 150 dots per inch, svg, or pdf. Equal figures give equal files."""
+def render(figure: Any, kind: str = "png") -> bytes:
+    """Render a figure of matplotlib as a png with 150 dots per inch, svg, or pdf. Equal figures give equal files."""
     file = io.BytesIO()
     # Text stays text, so that it can be searched and its font changed; without a date, equal figures are equal files.
     metadata = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-    with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "fabella"}):
+    with importlib.import_module("matplotlib").rc_context(
+        {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "fabella"}
+    ):
         figure.savefig(file, format=kind, dpi=150, metadata=metadata)
     return file.getvalue()
 
 
-def png_image(figure: Figure, alternative: str) -> str:
-    """Return a figure as an HTML image that contains its PNG file; ``alternative`` describes it in words."""
+def png_image(figure: Any, alternative: str) -> str:
+    """Return a figure of matplotlib as an HTML image with its PNG file; ``alternative`` describes it in words."""
     data = base64.b64encode(render(figure)).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{escape(alternative)}">'
