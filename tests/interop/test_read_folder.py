@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import fabella
 from fabella.errors import FabellaError
@@ -147,6 +148,16 @@ def index_outside(folder: Path) -> None:
 
 
 DAMAGED = "not a valid safetensors file"
+
+
+def other_scale(folder: Path) -> None:
+    """Store a norm in int8, with scales of another shape."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int8)
+    tensors["model.norm.weight.scale"] = torch.ones(7, 3)
+    save_file(tensors, folder / "model.safetensors")
+
+
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half of the weights": (lambda folder: truncate(folder / "model.safetensors", 9000), DAMAGED),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
@@ -173,8 +184,51 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no size": (change_config(hidden_size=None), "config.json has no hidden_size"),
     "text as size": (change_config(vocab_size="many"), "is not an integer of at least 1"),
     "too few ids": (change_config(vocab_size=2), "x 24, not 2 x 24"),
+    "rotary in both forms": (
+        change_config(rope_scaling={"rope_type": "yarn", "factor": 2.0}, rope_parameters={"rope_type": "default"}),
+        "rope_type = yarn",
+    ),
+    "rotary as a list": (change_config(rope_scaling=["yarn"]), "rope_scaling is not an object"),
+    "rotary of GPT-NeoX as a list": (
+        change_config(model_type="gpt_neox", attention_bias=True, rope_scaling=["yarn"]), "is not an object"
+    ),
+    "list as architecture": (change_config(model_type=["llama"]), r"type \"\['llama'\]\""),
+    "text as tied": (change_config(tie_word_embeddings="true"), "tie_word_embeddings = true is not true or false"),
+    "window of a Mistral": (change_config(model_type="mistral", sliding_window=16), "sliding_window = 16"),
+    "default window of a Mistral": (
+        change_config(model_type="mistral", max_position_embeddings=8192), "sliding_window = 4096"
+    ),
+    "scale of another shape": (other_scale, "norm.weight.scale does not have one value per row"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "contains no tokenizer"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "mistral", "sliding_window": 40},
+        {"model_type": "mistral", "sliding_window": None},
+        {"model_type": "mistral"},
+        {"architectures": 5},
+        {"tie_word_embeddings": None},
+    ],
+)
+def test_settings_that_change_nothing_are_read(changes: dict[str, Any], intact: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(intact, folder)
+    change_config(**changes)(folder)
+    run = import_model(folder, out=tmp_path / "run").path
+    weights = read_tensors(intact / "model.safetensors")
+    assert np.array_equal(fabella.load(run).model.embedding.weight.detach(), weights["model.embed_tokens.weight"])
+
+
+def test_a_chat_template_that_cannot_be_applied_is_left_out_with_a_warning(intact: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(intact, folder)
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>", "chat_template": "{% for"}')
+    result = import_model(folder, out=tmp_path / "run")
+    assert "unexpected 'end of template'" in "".join(result.warnings)
+    assert fabella.load(result.path).generate("Once", max_tokens=3)[0].tokens <= 3
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pydantic
 
 from fabella.engine.engine import State
-from fabella.errors import CheckpointError, ConfigError, TokenizerError, UsageError
+from fabella.errors import CheckpointError, ConfigError, FabellaError, TokenizerError, UsageError
 from fabella.interop.formats.export_format import export_format, format_names, require_packages
 from fabella.interop.imported_model import ImportedModel
 from fabella.models.parameters import count
@@ -21,6 +21,7 @@ from fabella.runs.run_dir import RunDir, require_empty
 from fabella.runs.safetensors_io import is_pickle
 from fabella.storage import escaped, storage_errors
 from fabella.storage.messages import escaped_path
+from fabella.text.chat.template import end_of_turn
 
 IMPORTED = "imported_from"
 """Manifest entry of an imported run: format and architecture of its source."""
@@ -74,6 +75,7 @@ def import_model(
             f"The tokenizer has {model.tokenizer.vocab_size:,} ids, the model only {model.config.vocab_size:,}.",
             hint="Get model and tokenizer from the same source.",
         )
+    _drop_unusable_template(model)
     run = _run_config(target, model)
     report(f"Writing {escaped_path(target)}.")
     _write(target, run, model)
@@ -86,6 +88,18 @@ def import_model(
         context_length=model.config.context_length,
         warnings=tuple(model.notes),
     )
+
+
+def _drop_unusable_template(model: ImportedModel) -> None:
+    """Leave out a chat template that cannot be applied, which every later command would refuse; note the reason."""
+    template = model.tokenizer.chat_template
+    if template is None:
+        return
+    try:
+        end_of_turn(template)
+    except FabellaError as error:
+        model.tokenizer.chat_template = None
+        model.notes.append(f"Its chat template is left out. {error.message}")
 
 
 def _format_of(path: Path) -> Any:

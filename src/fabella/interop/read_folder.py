@@ -44,7 +44,8 @@ def read_folder(path: Path) -> ImportedModel:
     weights = unpack(
         architecture.rows(config), tensors, config.parameters(), where=escaped_path(path), ignored=architecture.IGNORED
     )
-    name = next(iter(values.get("architectures") or []), values["model_type"])
+    classes = values.get("architectures")
+    name = classes[0] if isinstance(classes, list) and classes else values["model_type"]
     return _imported(path, f"Hugging Face folder, {str(name)[:60]}", config, weights)
 
 

@@ -63,7 +63,13 @@ def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
         ) from None
     for key, tensor in stored.items():
         if tensor.dtype == torch.int8 and key + SCALE in stored:
-            tensors[key] = (tensor.float() * stored[key + SCALE]).numpy()
+            scale = stored[key + SCALE]
+            if scale.shape != (*tensor.shape[:1], 1, *tensor.shape[2:]):
+                raise CheckpointError(
+                    f"{name}: {escaped(key + SCALE)} does not have one value per row of {escaped(key)}.",
+                    hint="Get the file again.",
+                )
+            tensors[key] = (tensor.float() * scale).numpy()
         elif tensor.dtype.is_floating_point and tensor.dtype.itemsize >= 2:
             tensors.setdefault(key, tensor.float().numpy())
         elif tensor.dtype not in (torch.bool, torch.uint8):  # saved attention masks are left out

@@ -203,6 +203,60 @@ def test_pretokenizers_with_the_pattern_of_gpt2_are_read_as_that(pre: str, intac
         assert found.encode(text).tolist() == expected.encode(text).tolist()
 
 
+def changed(path: Path, values: dict[str, Any], factors: Sequence[float] = ()) -> Path:
+    """Write another file with the tensors of ``path`` and other values in its header."""
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(path.with_name("changed.gguf"), reader.fields["general.architecture"].contents())
+    for name, entry in reader.fields.items():
+        if name not in values and not name.startswith(("GGUF.", "general.architecture")):
+            kind = entry.types[-1] if len(entry.types) > 1 else None
+            writer.add_key_value(name, entry.contents(), entry.types[0], kind)
+    for name, value in values.items():
+        kind = gguf.GGUFValueType.get_type(value)
+        writer.add_key_value(name, value, kind, gguf.GGUFValueType.get_type(value[0]) if kind.name == "ARRAY" else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data.reshape(tuple(reversed(tensor.shape.tolist()))))
+    if factors:
+        writer.add_tensor("rope_freqs.weight", np.array(factors, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.with_name("changed.gguf")
+
+
+UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
+    "part of a head is rotated": ({"llama.rope.dimension_count": 2}, "rope.dimension_count = 2"),
+    "other size of values": ({"llama.attention.value_length": 8}, "value_length = 8"),
+    "heads by layer": ({"llama.attention.head_count": [6, 6]}, r"head_count = \[6, 6\]"),
+    "heads of keys by layer": ({"llama.attention.head_count_kv": [2, 2]}, r"head_count_kv = \[2, 2\]"),
+    "text as rotary base": ({"llama.rope.freq_base": "x"}, "freq_base = x"),
+    "window": ({"llama.attention.sliding_window": 16}, "sliding_window = 16"),
+    "YaRN": ({"llama.rope.scaling.type": "yarn"}, "rope.scaling.type = yarn"),
+    "scaling of old files": ({"llama.rope.scale_linear": 4.0}, "rope.scale_linear = 4.0"),
+    "a merge of unknown tokens": ({"tokenizer.ggml.merges": ["<|endo ftext|>"]}, "the vocabulary is damaged"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_a_header_of_a_model_that_no_family_computes_is_refused(name: str, intact: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(intact)
+    values, message = UNSUPPORTED[name]
+    with pytest.raises(FabellaError, match=message):
+        import_model(changed(tmp_path / "model.gguf", values), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_scaled_rotary_frequencies_of_llama_3_are_refused_and_ones_are_read(intact: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(intact)
+    with pytest.raises(UsageError, match=r"rotary frequencies are scaled \(rope_freqs.weight\)"):
+        import_model(changed(tmp_path / "model.gguf", {}, factors=[1, 8]), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    import_model(changed(tmp_path / "model.gguf", {}, factors=[1, 1]), out=tmp_path / "run")
+
+
 def with_added(texts: Sequence[str], options: dict[str, bool] | None = None, normalizer: Any = None) -> Tokenizer:
     """Return a byte-level BPE with added tokens that are not special."""
     library = Library.from_str(saved_files(bpe())["tokenizer.json"].decode())

@@ -67,7 +67,7 @@ def architecture_for(model_type: object) -> Any:
     known: set[str] = set()
     for module in all_architectures():
         known |= module.MODEL_TYPES
-        if model_type in module.MODEL_TYPES:
+        if isinstance(model_type, str) and model_type in module.MODEL_TYPES:
             return module
     raise UsageError(
         f"Cannot import a model of type {str(model_type)[:60]!r}.", hint=f"Supported: {', '.join(sorted(known))}."
@@ -88,6 +88,30 @@ def require_choice(values: Mapping[str, Any], name: str, default: str, choices: 
     value = values.get(name) or default
     require_setting({name: value}, name, *choices)
     return choices[value]
+
+
+def require_flag(values: Mapping[str, Any], name: str, default: bool) -> bool:
+    """Return a setting of a ``config.json`` that is true or false, or ``default`` without one. Raises UsageError."""
+    value = values.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise UsageError(
+            f"config.json: {name} = {str(value)[:60]} is not true or false.",
+            hint="Get the file again from the source of the model.",
+        )
+    return value
+
+
+def rotary_settings(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of the rotary embedding; ``rope_scaling`` holds, as in transformers, if there are both names.
+
+    Raises UsageError if they are not an object.
+    """
+    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping):
+        raise UsageError("config.json: rope_scaling is not an object.", hint="Get the file again.")
+    return rope
 
 
 def require_size(values: Mapping[str, Any], *names: str) -> int:

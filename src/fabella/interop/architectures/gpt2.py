@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fabella.interop.architectures.architecture import require_choice, require_number, require_setting, require_size
+from fabella.interop.architectures.architecture import (
+    require_choice,
+    require_flag,
+    require_number,
+    require_setting,
+    require_size,
+)
 from fabella.interop.tensor_map import TensorRow, linear_rows, row
 from fabella.models.gpt2 import Config
 
@@ -60,7 +66,7 @@ def from_config(values: Mapping[str, Any]) -> Config:
         heads=require_size(values, "n_head"),
         ffn_dim=require_size(values, "n_inner") if values.get("n_inner") is not None else 4 * dim,
         activation=require_choice(values, "activation_function", "gelu_new", THEIR_ACTIVATIONS),
-        tie_embeddings=values.get("tie_word_embeddings", True) is True,
+        tie_embeddings=require_flag(values, "tie_word_embeddings", True),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fabella.errors import UsageError
-from fabella.interop.architectures.architecture import require_choice, require_number, require_size
+from fabella.interop.architectures.architecture import require_choice, require_flag, require_number, require_size
 from fabella.interop.architectures.gpt2 import ACTIVATIONS, THEIR_ACTIVATIONS
 from fabella.interop.tensor_map import TensorRow, linear_rows, row
 from fabella.models.gpt_neo import Config
@@ -57,7 +57,7 @@ def from_config(values: Mapping[str, Any]) -> Config:
         window=require_size(values, "window_size"),
         activation=require_choice(values, "activation_function", "gelu_new", THEIR_ACTIVATIONS),
         norm_eps=require_number(values, "layer_norm_epsilon", 1e-5),
-        tie_embeddings=values.get("tie_word_embeddings", True) is True,
+        tie_embeddings=require_flag(values, "tie_word_embeddings", True),
     )
 
 

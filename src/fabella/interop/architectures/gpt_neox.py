@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fabella.interop.architectures.architecture import require_choice, require_number, require_setting, require_size
+from fabella.interop.architectures.architecture import (
+    require_choice,
+    require_flag,
+    require_number,
+    require_setting,
+    require_size,
+    rotary_settings,
+)
 from fabella.interop.architectures.gpt2 import ACTIVATIONS, THEIR_ACTIVATIONS
 from fabella.interop.tensor_map import TensorRow, linear_rows, row
 from fabella.models.gpt_neox import Config
@@ -42,7 +49,7 @@ def from_config(values: Mapping[str, Any]) -> Config:
     """Return the config of the family ``gpt_neox``. Raises UsageError for a feature that it lacks."""
     require_setting(values, "use_parallel_residual", True)
     require_setting(values, "attention_bias", True)
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    rope = rotary_settings(values)
     require_setting(rope, "rope_type", "default")
     require_setting(rope, "type", "default")
     fraction = require_number(values, "rotary_pct", require_number(rope, "partial_rotary_factor", 0.25))
@@ -58,7 +65,7 @@ def from_config(values: Mapping[str, Any]) -> Config:
         rotary_base=require_number(values, "rotary_emb_base", base),
         activation=require_choice(values, "hidden_act", "gelu", THEIR_ACTIVATIONS),
         norm_eps=require_number(values, "layer_norm_eps", 1e-5),
-        tie_embeddings=values.get("tie_word_embeddings", False) is True,
+        tie_embeddings=require_flag(values, "tie_word_embeddings", False),
     )
 
 

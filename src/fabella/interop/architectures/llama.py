@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from fabella.errors import UsageError
-from fabella.interop.architectures.architecture import require_number, require_setting, require_size
+from fabella.interop.architectures.architecture import (
+    require_flag,
+    require_number,
+    require_setting,
+    require_size,
+    rotary_settings,
+)
 from fabella.interop.tensor_map import TensorRow, linear_rows, row
 from fabella.models import llama, qwen
 
@@ -12,6 +18,8 @@ FAMILIES = frozenset({"llama", "qwen"})
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 IGNORED = (".rotary_emb.inv_freq",)
 PREFIX = "model."
+MISTRAL_WINDOW = 4096
+"""Window of a Mistral whose config.json has none."""
 Config = llama.Config | qwen.Config
 
 
@@ -62,14 +70,12 @@ def from_config(values: Mapping[str, Any]) -> Config:
     require_setting(values, "pretraining_tp", 1)
     require_setting(values, "use_sliding_window", False, None)
     if model_type == "mistral":
-        require_setting(values, "sliding_window", None)
+        _require_full_attention(values)
     require_setting(values, "attention_bias", False)
     dim, heads = require_size(values, "hidden_size"), require_size(values, "num_attention_heads")
     default = dim // heads if dim % heads == 0 else 128
     head_dim = require_size(values, "head_dim") if values.get("head_dim") is not None else default
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise UsageError("config.json: rope_scaling is not an object.", hint="Get the file again.")
+    rope = rotary_settings(values)
     scaling = _from_scaling(rope)
     sizes: dict[str, Any] = {
         "vocab_size": require_size(values, "vocab_size"),
@@ -81,12 +87,24 @@ def from_config(values: Mapping[str, Any]) -> Config:
         "ffn_dim": require_size(values, "intermediate_size"),
         "rotary_base": require_number(rope, "rope_theta", require_number(values, "rope_theta", 10_000.0)),
         "norm_eps": require_number(values, "rms_norm_eps", 1e-6),
-        "tie_embeddings": values.get("tie_word_embeddings", False) is True,
+        "tie_embeddings": require_flag(values, "tie_word_embeddings", False),
     }
     bias, qk_norm = model_type == "qwen2", model_type == "qwen3"
     if bias or qk_norm or head_dim * heads != dim or not isinstance(scaling, qwen.UnscaledRotary):
         return qwen.Config(**sizes, head_dim=head_dim, rotary_scaling=scaling, qkv_bias=bias, qk_norm=qk_norm)
     return llama.Config(**sizes)
+
+
+def _require_full_attention(values: Mapping[str, Any]) -> None:
+    """Raise UsageError for a Mistral whose window is shorter than its context: without one it is ``MISTRAL_WINDOW``."""
+    window = values.get("sliding_window", MISTRAL_WINDOW)
+    if window is not None:
+        size = require_size({"sliding_window": window}, "sliding_window")
+        if size < require_size(values, "max_position_embeddings"):
+            raise UsageError(
+                f"Cannot import a model with sliding_window = {size}.",
+                hint="Supported: sliding_window = None, or at least max_position_embeddings.",
+            )
 
 
 def _to_scaling(scaling: qwen.RotaryScaling) -> dict[str, Any]:

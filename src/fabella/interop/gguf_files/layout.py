@@ -15,7 +15,8 @@ Config = llama.Config | qwen.Config | gpt2.Config | gpt_neox.Config
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2", "gptneox")
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 LAYER_NORM_EPSILON = 1e-5
-IGNORED = ("rope_freqs.weight",)
+ROTARY_FACTORS = "rope_freqs.weight"
+"""What the rotary frequencies are divided by, as those of Llama 3.1 are."""
 HINT = "Use --to hf, or --to safetensors."
 
 
@@ -86,21 +87,24 @@ def to_config(name: str, values: Mapping[str, Any], vocab_size: int, *, tied: bo
         "heads": _integer(values, name, "attention.head_count"),
         "tie_embeddings": tied,
     }
+    config = _config(name, values, common)
+    _require_supported(name, values, config)
+    return config
+
+
+def _config(name: str, values: Mapping[str, Any], common: dict[str, Any]) -> Config:
     if name == "gpt2":
         return gpt2.Config(**common, activation="gelu_tanh")
     scaling = values.get(f"{name}.rope.scaling.type", "none")
     if scaling not in ("none", ""):
-        raise UsageError(
-            f"Cannot import a GGUF file with rope.scaling.type = {str(scaling)[:40]}.",
-            hint="Import the Hugging Face folder of the model instead.",
-        )
+        raise _unsupported("rope.scaling.type", scaling)
     if name == "gptneox":
         return _to_gpt_neox(values, common)
-    head_dim = int(values.get(f"{name}.attention.key_length", common["dim"] // max(common["heads"], 1)))
+    head_dim = _integer(values, name, "attention.key_length", common["dim"] // max(common["heads"], 1))
     common |= {
-        "kv_heads": int(values.get(f"{name}.attention.head_count_kv", common["heads"])),
-        "rotary_base": float(values.get(f"{name}.rope.freq_base", 10_000.0)),
-        "norm_eps": _rounded(float(values.get(f"{name}.attention.layer_norm_rms_epsilon", 1e-5))),
+        "kv_heads": _integer(values, name, "attention.head_count_kv", common["heads"]),
+        "rotary_base": _number(values, f"{name}.rope.freq_base", 10_000.0),
+        "norm_eps": _rounded(_number(values, f"{name}.attention.layer_norm_rms_epsilon", 1e-5)),
     }
     if name == "llama" and head_dim * common["heads"] == common["dim"]:
         return llama.Config(**common)
@@ -119,8 +123,8 @@ def _to_gpt_neox(values: Mapping[str, Any], common: Mapping[str, Any]) -> gpt_ne
         **common,
         activation="gelu_tanh",
         rotary_fraction=rotary_fraction(rotated, max(head_dim, 1)),
-        rotary_base=float(values.get("gptneox.rope.freq_base", 10_000.0)),
-        norm_eps=_rounded(float(values.get("gptneox.attention.layer_norm_epsilon", 1e-5))),
+        rotary_base=_number(values, "gptneox.rope.freq_base", 10_000.0),
+        norm_eps=_rounded(_number(values, "gptneox.attention.layer_norm_epsilon", 1e-5)),
     )
 
 
@@ -135,11 +139,43 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _integer(values: Mapping[str, Any], name: str, key: str) -> int:
-    value = values.get(f"{name}.{key}")
-    if not isinstance(value, int):
+def _integer(values: Mapping[str, Any], name: str, key: str, default: int | None = None) -> int:
+    value = values.get(f"{name}.{key}", default)
+    if value is None:
         raise UsageError(f"The GGUF file has no {name}.{key}.", hint="Get the file again.")
+    if not isinstance(value, int):
+        raise _unsupported(f"{name}.{key}", value)
     return value
+
+
+def _number(values: Mapping[str, Any], key: str, default: float) -> float:
+    value = values.get(key, default)
+    if not isinstance(value, int | float):
+        raise _unsupported(key, value)
+    return float(value)
+
+
+def _unsupported(key: str, value: object) -> UsageError:
+    return UsageError(
+        f"Cannot import a GGUF file with {key} = {str(value)[:40]}.",
+        hint="Import the Hugging Face folder of the model instead.",
+    )
+
+
+def _require_supported(name: str, values: Mapping[str, Any], config: Config) -> None:
+    """Raise UsageError for a value of the header that differs from what the config computes.
+
+    For example part of a head that is rotated, another epsilon, or attention to a window of tokens.
+    """
+    for key, expected in sizes(config).items():
+        found = values.get(f"{name}.{key}", expected)
+        if not (isinstance(found, int | float) and math.isclose(found, expected, rel_tol=1e-5)):
+            raise _unsupported(f"{name}.{key}", found)
+    window, factor = (values.get(f"{name}.{key}") for key in ("attention.sliding_window", "rope.scale_linear"))
+    if window and not (isinstance(window, int) and window >= config.context_length):
+        raise _unsupported(f"{name}.attention.sliding_window", window)
+    if factor not in (None, 0.0, 1.0):
+        raise _unsupported(f"{name}.rope.scale_linear", factor)
 
 
 def rows(config: Config) -> list[TensorRow]:
@@ -183,7 +219,13 @@ def to_weights(config: Config, tensors: Weights, where: str) -> dict[str, NDArra
     """Return the weights of the parameter table. Raises CheckpointError or NumericsError, see ``unpack``."""
     if isinstance(config, gpt_neox.Config) and config.tie_embeddings:
         tensors = {name: tensor for name, tensor in tensors.items() if name != HEAD}
-    return unpack(rows(config), tensors, config.parameters(), where=where, ignored=IGNORED)
+    factors = tensors.get(ROTARY_FACTORS)
+    if factors is not None and not (factors == 1).all():
+        raise UsageError(
+            f"Cannot import {where}: its rotary frequencies are scaled ({ROTARY_FACTORS}), as in Llama 3.1.",
+            hint="Import the Hugging Face folder of the model instead.",
+        )
+    return unpack(rows(config), tensors, config.parameters(), where=where, ignored=[ROTARY_FACTORS])
 
 
 def _attention_rows(config: llama.Config | qwen.Config, architecture: str, theirs: str, ours: str) -> list[TensorRow]:

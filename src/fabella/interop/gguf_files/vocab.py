@@ -238,7 +238,8 @@ def _gpt2_library(values: Mapping[str, Any], texts: Sequence[str], where: str) -
     merges = [tuple(str(merge).split(" ", 1)) for merge in written if written != [NO_MERGES]]
     pre = str(values.get(f"{KEY}pre", ""))
     vocab = {text: number for number, text in enumerate(texts)}
-    if len(vocab) != len(texts) or any(len(pair) != 2 or "".join(pair) not in vocab for pair in merges):
+    known = all(len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in merges)
+    if len(vocab) != len(texts) or not known:
         raise TokenizerError(f"{where}: the vocabulary is damaged.", hint="Get the file again.")
     library = Library(models.BPE(vocab, merges))  # pyright: ignore[reportArgumentType] - pairs, checked above
     byte_level: Any = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre not in SPLITS)
