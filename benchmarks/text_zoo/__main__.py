@@ -4,13 +4,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.text_zoo.chat_kinds import KINDS as CHAT_KINDS
 from benchmarks.text_zoo.kind import Kind, Result, examine, write_files
 from benchmarks.text_zoo.plain_kinds import DAMAGED, ENCODED, PROSE, SEPARATED
 from benchmarks.text_zoo.table_kinds import ARCHIVES, CSV, FOLDERS, FORMATS, JSON
 
 SECTIONS = {
     "Prose": PROSE, "Separated documents": SEPARATED, "Encodings": ENCODED, "Damage": DAMAGED, "JSON": JSON,
-    "CSV": CSV, "Other formats": FORMATS, "Folders and configs": FOLDERS, "Compressed files and archives": ARCHIVES,
+    "Chats and nested text": CHAT_KINDS, "CSV": CSV, "Other formats": FORMATS, "Folders and configs": FOLDERS, "Compressed files and archives": ARCHIVES,
 }  # fmt: skip
 PAGE = Path(__file__).parents[2] / "docs" / "text-zoo.md"
 INTRODUCTION = """# The text zoo

@@ -126,7 +126,11 @@ JSON = [
     ),
     Kind(
         "another column of text",
-        {"a.jsonl": jsonl({"summary": line[:120], "text": line} for line in LINES)},
+        {
+            "a.jsonl": jsonl(
+                {"summary": other[:120], "text": line} for line, other in zip(LINES, LINES[::-1], strict=True)
+            )
+        },
         LINES,
         "a.jsonl",
         notes=["left out: summary"],

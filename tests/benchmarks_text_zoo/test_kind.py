@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.text_zoo import plain_kinds, table_kinds
+from benchmarks.text_zoo import chat_kinds, plain_kinds, table_kinds
 from benchmarks.text_zoo.__main__ import PAGE, SECTIONS
 from benchmarks.text_zoo.kind import Kind, examine, write_files
 
-KINDS = [*plain_kinds.KINDS, *table_kinds.KINDS]
+KINDS = [*plain_kinds.KINDS, *table_kinds.KINDS, *chat_kinds.KINDS]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

@@ -13,7 +13,7 @@ from fabella.text.paths import expand_paths, find_files
 def folder(tmp_path: Path) -> Path:
     for name in (
         "b.txt", "a.txt", "sub/c.jsonl", "sub/deep/d.csv.gz", "B.TXT", "e.parquet", "f.md", ".hidden.txt", "z.png",
-        "__MACOSX/a.txt", ".git/x.txt", "notes.doc",
+        "~$f.docx", "__MACOSX/a.txt", ".git/x.txt", "notes.doc",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("story")

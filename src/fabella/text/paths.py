@@ -128,7 +128,7 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 
 def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith((".", "~$")) or name == "__MACOSX"  # ~$: Word's lock of an open document
 
 
 def _by_name(path: Path) -> tuple[str, ...]:

@@ -251,3 +251,62 @@ def test_the_tools_of_a_pair_are_written() -> None:
     found = find_text("auto", [row], "a.jsonl", foreign(WRITES_TOOLS))
     assert found.columns == ("prompt", "completion", "tools")
     assert plain_text(str(found.text(row))).startswith("[weather: of a city] user: How warm is it?<|end|>")
+
+
+TREE = {"text": "Who?", "role": "prompter", "replies": [
+    {"text": "A fox.", "role": "assistant", "replies": []}, {"text": "An owl.", "role": "assistant", "replies": []},
+]}  # fmt: skip
+MAPPING = {
+    "r": {"message": None, "parent": None, "children": ["s"]},
+    "s": {"message": {"author": {"role": "system"}, "content": {"parts": [""]}}, "parent": "r", "children": ["u"]},
+    "u": {
+        "message": {"author": {"role": "user"}, "content": {"parts": ["Who?"]}},
+        "parent": "s",
+        "children": ["o", "a"],
+    },
+    "o": {"message": {"author": {"role": "assistant"}, "content": {"parts": ["Old."]}}, "parent": "u", "children": []},
+    "a": {
+        "message": {"author": {"role": "assistant"}, "content": {"parts": ["A fox."]}},
+        "parent": "u",
+        "children": [],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "t", "prompt": TREE},
+        {"title": "About foxes", "mapping": MAPPING},
+        {
+            "name": "x",
+            "chat_messages": [{"sender": "human", "text": "Who?"}, {"sender": "assistant", "text": "A fox."}],
+        },
+        {"contents": [{"role": "user", "parts": [{"text": "Who?"}]}, {"role": "model", "parts": [{"text": "A fox."}]}]},
+        {"chosen": "\n\nHuman: Who?\n\nAssistant: A fox.", "rejected": "\n\nHuman: Who?\n\nAssistant: No."},
+    ],
+)
+def test_exports_trees_and_transcripts_are_conversations(row: dict[str, Any]) -> None:
+    assert find_text("auto", [row], "a.jsonl").text(row) == "User: Who?\n\nAssistant: A fox."
+
+
+def test_a_chat_between_people_has_their_names() -> None:
+    discord = [{"type": "Default", "content": "Hello!", "author": {"id": "7", "name": "ann", "nickname": "Ann"}}]
+    telegram = [
+        {"type": "service", "actor": "Ann", "text": ""},
+        {"type": "message", "from": "Ann", "text": ["Look: ", {"type": "link", "text": "http://x"}, " Nice."]},
+    ]
+    for messages, expected in ((discord, "Ann: Hello!"), (telegram, "Ann: Look: http://x Nice.")):
+        row = {"messages": messages}
+        assert find_text("auto", [row], "a.json").text(row) == expected
+
+
+def test_a_damaged_tree_ends_where_it_repeats() -> None:
+    circle = {**MAPPING, "a": {**MAPPING["a"], "children": ["u"]}}
+    assert [message.content for message in conversation(circle)] == ["Who?", "A fox."]
+
+
+def test_an_empty_system_prompt_is_left_out_and_another_one_is_kept() -> None:
+    rows = [{"system_prompt": system, "question": "Who?", "response": "A fox."} for system in ("", "Be kind.")]
+    texts = [find_text("auto", rows, "a.jsonl").text(row) for row in rows]
+    assert texts == ["User: Who?\n\nAssistant: A fox.", "System: Be kind.\n\nUser: Who?\n\nAssistant: A fox."]

@@ -56,3 +56,43 @@ def test_peeking_keeps_all_rows() -> None:
 def test_peeking_is_bounded_by_size_too() -> None:
     first, _ = peek({"text": "x" * PEEK_CHARACTERS} for _ in range(PEEK_ROWS))
     assert len(first) == 1
+
+
+STORY = "Once upon a time there was a fox who lived near the river."
+
+
+def test_lists_of_strings_are_text() -> None:
+    rows = [{"title": f"The tale {n}", "lines": [f"{STORY} {n}", STORY]} for n in "abc"]
+    column = find_text("auto", rows, "a.jsonl")
+    assert (column.text(rows[0]), column.left_out) == (f"{STORY} a\n{STORY}", ("title",))
+
+
+def test_much_more_nested_text_than_in_the_longest_column_stops() -> None:
+    row = {"title": "Who was it?", "answers": {"score": [2, 1], "text": [STORY, STORY]}}
+    with pytest.raises(TextError, match=r"more text in answers\.text than in title") as error:
+        find_text("auto", [row], "a.jsonl")
+    for advice in ("answers.text", "{title}\\n{answers.text}", "title"):
+        assert f"--column {advice}" in str(error.value) or f"--column '{advice}'" in str(error.value)
+        assert find_text(advice, [row], "a.jsonl").text(row)
+
+
+def test_nested_text_next_to_a_text_column_is_reported() -> None:
+    row = {"context": STORY, "answers": {"text": ["a small fox"], "answer_start": [1]}}
+    assert find_text("auto", [row], "a.jsonl").left_out == ("answers.text",)
+
+
+def test_text_that_is_in_the_chosen_column_too_is_not_reported() -> None:
+    prompts = [f"Who was fox {n}, if you please?" for n in "abc"]
+    chats = [
+        {"prompt": prompt, "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": STORY}]}
+        for prompt in prompts
+    ]
+    assert find_text("auto", chats, "a.jsonl").left_out == ()
+    other = [{**row, "pro.logue": f"{STORY} {n}"} for n, row in enumerate(chats)]
+    assert find_text("auto", other, "a.jsonl").left_out == ("pro.logue",)
+
+
+def test_the_hint_names_the_longest_nested_text_first() -> None:
+    rows = [{"about": {"id": f"a{n}"}, "story": {"body": f"{STORY} {n}"}} for n in range(3)]
+    with pytest.raises(TextError, match=r"for example --column story\.body; there are: story\.body, about\.id"):
+        find_text("auto", rows, "a.jsonl")

@@ -1,20 +1,23 @@
 """Conversations and instructions in the rows of a table.
 
 A conversation is a list of messages, in the form of OpenAI (``role``, ``content``) or of ShareGPT (``from``,
-``value``), or the text of such a list. Pairs of columns such as Alpaca's ``instruction``, ``input`` and ``output`` are
-conversations of one turn.
+``value``), the text of such a list, a tree of messages, or a transcript in one string. Pairs of columns such as
+Alpaca's ``instruction``, ``input`` and ``output`` are conversations of one turn.
 """
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from fabella.text.chat.template import TOOL_FIELDS, Message
+from fabella.text.chat.template import TOOL_FIELDS, USUAL_ROLES, Message
 
-ROLE_KEYS = ("role", "from", "speaker", "author")
-CONTENT_KEYS = ("content", "value", "text", "message")
+ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
+NAME_KEYS = ("role", "nickname", "name")
+"""Where an author that is an object has its role or name."""
+CONTENT_KEYS = ("content", "value", "text", "message", "parts")
 READ_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS))
 TOOLS = "tools"
 """Column with the descriptions of the tools of a conversation."""
@@ -36,16 +39,21 @@ ANSWER_COLUMNS = frozenset((*ANSWER_NAMES, "assistant"))
 CHOSEN, REJECTED = "chosen", "rejected"
 """Columns of preferences; only the first is what a model should say."""
 SYSTEM = "system"
+SYSTEM_NAMES = (SYSTEM, "system_prompt")
+TRANSCRIPT = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):[ \t]*")
+"""How the turns of a conversation in one string begin, as in hh-rlhf."""
 
 
 def conversation(value: object) -> list[Message]:
     """Return the messages of a list of objects with a role and a content; empty for anything else.
 
-    ``value`` may be the text of such a list, as tables of text have it.
+    ``value`` may be the text of such a list, as tables of text have it, a transcript, or a tree of messages.
     """
     messages: list[Message] = []
     for item in objects_of(value):
-        role = next((str(item[key]) for key in ROLE_KEYS if isinstance(item.get(key), str)), None)
+        if item.get("type") == "service":
+            continue  # "Anna joined the group", in an export of Telegram
+        role = next((role for key in ROLE_KEYS if (role := _role(item.get(key)))), None)
         content = next((text for key in CONTENT_KEYS if (text := _content(item.get(key))) is not None), None)
         if content is None and any(item.get(key) for key in TOOL_FIELDS):
             content = ""  # a call of a tool has no other content
@@ -56,12 +64,60 @@ def conversation(value: object) -> list[Message]:
 
 
 def objects_of(value: object) -> Sequence[Mapping[Any, Any]]:
-    """Return a list of objects, or the one that a cell has as JSON or as Python prints it; else empty."""
+    """Return a list of objects, or the one that a cell has as JSON, as Python prints it or as a tree; else empty."""
+    if isinstance(value, Mapping):
+        return thread_of(value)
     if isinstance(value, str | bytes):
-        value = _list_of_text(_string(value).strip())
+        text = _string(value)
+        value = _list_of_text(text.strip()) or _list_of_transcript(text)
     if isinstance(value, list | tuple) and all(isinstance(item, Mapping) for item in value):
         return value
     return ()
+
+
+def thread_of(tree: Mapping[Any, Any]) -> list[dict[str, str]]:
+    """Return one branch of a tree of messages; empty for anything else.
+
+    Of OpenAssistant's trees the first replies, which are ranked best; of ChatGPT's export the newest branch, without
+    messages of tools and empty ones.
+    """
+    nodes: list[Mapping[Any, Any]] = []
+    if isinstance(tree.get("replies"), list):
+        node: Any = tree
+        while isinstance(node, Mapping):
+            nodes.append(node)
+            node = next(iter(node.get("replies") or ()), None)
+    elif tree and all(isinstance(node, Mapping) and {"message", "children"} <= node.keys() for node in tree.values()):
+        key = next((key for key, node in tree.items() if node.get("parent") not in tree), None)
+        rest = dict(tree)  # each node once: a damaged tree may have a circle
+        while node := rest.pop(key, None):
+            nodes.append(node["message"] or {})
+            key = node["children"][-1] if node["children"] else None
+    return [
+        {"role": role, "content": content}
+        for node in nodes
+        if (role := next((role for key in ROLE_KEYS if (role := _role(node.get(key)))), ""))
+        and ROLES.get(role, role) in USUAL_ROLES
+        and (content := next((text for key in CONTENT_KEYS if (text := _content(node.get(key)))), ""))
+    ]
+
+
+def _role(value: object) -> str:
+    """Return a role or a name: a string, or that of an author."""
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in NAME_KEYS if isinstance(value.get(key), str) and value[key]), "")
+    return value if isinstance(value, str) else ""
+
+
+def _list_of_transcript(text: str) -> list[dict[str, str]]:
+    """Return the turns of ``Human: …`` and ``Assistant: …``; empty unless the text begins with the one and has both."""
+    if not text.lstrip().startswith("Human:"):
+        return []
+    _, *parts = TRANSCRIPT.split(text)
+    messages = [
+        {"role": role, "content": content.strip()} for role, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
+    return messages if any(message["role"] == "Assistant" for message in messages) else []
 
 
 def _list_of_text(text: str) -> object:
@@ -85,7 +141,7 @@ def part_without_text(value: Sequence[Any]) -> str:
     for number, item in enumerate(value, 1):
         parts = next((item[key] for key in CONTENT_KEYS if isinstance(item.get(key), list)), [])
         for part in parts:
-            if not isinstance(part.get("text"), str):
+            if isinstance(part, Mapping) and not isinstance(part.get("text"), str):
                 return f"message {number} has a part of type {str(part.get('type'))[:40]!r}"
     return ""
 
@@ -108,13 +164,20 @@ def tools_of(value: object) -> list[Any] | None:
 
 
 def _content(value: object) -> str | None:
-    """Return the text of a content: a string, or the text parts of a list of parts, as OpenAI's API has them."""
+    """Return the text of a content: a string, or the text parts of a list of parts, as the APIs have them.
+
+    Strings between parts, as Telegram exports them, are one line.
+    """
+    if isinstance(value, Mapping):
+        value = value.get("parts")
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
-        texts = [part["text"] for part in value if isinstance(part.get("text"), str)]
-        return "\n".join(texts) if texts else None
-    return None
+    if not isinstance(value, list) or not value or not all(isinstance(part, str | Mapping) for part in value):
+        return None
+    texts = [part if isinstance(part, str) else part.get("text") for part in value]
+    present = [text for text in texts if isinstance(text, str)]
+    kinds = {isinstance(part, str) for part in value}
+    return ("" if len(kinds) > 1 else "\n").join(present) if present else None
 
 
 def _string(value: object) -> str:
@@ -126,7 +189,7 @@ def pair_of(columns: Sequence[str]) -> tuple[str, ...]:
     by_name = {column.lower(): column for column in reversed(columns)}
     for names in PAIRS:
         if all(name in by_name for name in names):
-            system = (by_name[SYSTEM],) if SYSTEM in by_name else ()
+            system = tuple(by_name[name] for name in SYSTEM_NAMES if name in by_name)[:1]
             return (*system, *(by_name[name] for name in names))
     return ()
 
@@ -141,10 +204,9 @@ def messages_of_pair(row: Mapping[str, Any], columns: Sequence[str]) -> list[Mes
     response = _messages_in(row.get(answer), "assistant")
     if response and response[0].role != "assistant":
         return response
-    system = [
-        Message(SYSTEM, text) for column in request if column.lower() == SYSTEM and (text := _text(row.get(column)))
-    ]
-    cells = [row.get(column) for column in request if column.lower() != SYSTEM]
+    prompts = [_text(row.get(column)) for column in request if column.lower() in SYSTEM_NAMES]
+    system = [Message(SYSTEM, text) for text in prompts if text]
+    cells = [row.get(column) for column in request if column.lower() not in SYSTEM_NAMES]
     request_messages = [message for cell in cells for message in _messages_in(cell, "user")]
     if not any(conversation(cell) for cell in cells) and request_messages:
         request_messages = [Message("user", "\n\n".join(message.content for message in request_messages))]

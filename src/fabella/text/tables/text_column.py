@@ -9,7 +9,7 @@ auto                       detected from the names of the columns and the first 
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
@@ -49,6 +49,9 @@ PROSE_SHARE = 0.5
 """Share of the cells of a column, 0 to 1, that read as text."""
 REPEATED = 0.05
 """Share of different cells in a column, 0 to 1, below which they are labels."""
+NESTED_FACTOR = 2
+"""Characters of nested text, as a multiple of those of a text column without a usual name, that make a guess doubtful.
+"""
 WORTH_NAMING = 0.05
 """Characters of another column as a share of those of the text column, 0 to 1, from which on it is reported."""
 
@@ -219,14 +222,19 @@ def _joined(values: list[Any], where: str, writer: ConversationWriter) -> Cell:
 
 def _paths(value: Any, prefix: str) -> Iterator[str]:
     """Yield the dotted paths of all strings below a value."""
+    return (path for path, _ in _placed_strings(value, prefix))
+
+
+def _placed_strings(value: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, string) of all strings below a value, of lists those of the first items."""
     if isinstance(value, str):
-        yield prefix
+        yield prefix, value
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _paths(inner, f"{prefix}.{key}")
+            yield from _placed_strings(inner, f"{prefix}.{key}")
     elif isinstance(value, list):
         for inner in value[:10]:
-            yield from _paths(inner, prefix)
+            yield from _placed_strings(inner, prefix)
 
 
 def _as_text(value: Any, where: str, writer: ConversationWriter, tools: Sequence[Any] = ()) -> Cell:
@@ -269,14 +277,21 @@ def _detect(
         return _pair(pair, rows, prose, writer)
     if chats and max(chats.values()) > prose.get(named, 0):
         column = max(chats, key=lambda key: chats[key])
-        others = tuple(other for other in prose if prose[other] >= WORTH_NAMING * chats[column])
+        others = _worth_naming(rows, prose, (column,), chats[column])
         description = f"{column}, a conversation written with the chat template {writer.template.name!r}"
         return dataclasses.replace(_cell_of(column, description, rows, writer), left_out=others)
     column = named or (max(prose, key=lambda key: prose[key]) if prose else _by_name_only(columns, rows))
     if not column:
         raise _no_text_column(columns, rows, name)
     size = prose.get(column, _characters(rows, column))
-    others = tuple(other for other in prose if other != column and prose[other] >= WORTH_NAMING * size)
+    nested = _nested_text(rows, [other for other in columns if other not in chats])
+    path = max(nested, key=lambda key: nested[key], default="")
+    if path and not named and nested[path] > NESTED_FACTOR * size:
+        raise TextError(
+            f"{name} has more text in {path} than in {column}, its longest column of text.",
+            hint=f"Set the text: --column {path}, --column '{{{column}}}\\n{{{path}}}', or --column {column}.",
+        )
+    others = _worth_naming(rows, prose | nested, (column,), size)
     return TextColumn(column, (column,), lambda row: _as_text(_required(row, column), column, writer), others)
 
 
@@ -304,13 +319,52 @@ def _pair(
         f"{', '.join(columns)}, a conversation written with the chat template {writer.template.name!r}",
         (*columns, TOOLS) if with_tools else columns,
         text,
-        tuple(column for column in prose if column not in columns and prose[column] >= WORTH_NAMING * size),
+        _worth_naming(rows, prose, columns, size),
     )
 
 
+def _worth_naming(
+    rows: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], chosen: Sequence[str], size: int
+) -> tuple[str, ...]:
+    """Return other places of text, with their ``sizes`` in characters, whose text is not in that of ``chosen``, too."""
+    large = [place for place in sizes if place not in chosen and sizes[place] >= WORTH_NAMING * size]
+    return tuple(place for place in large if any(_adds_text(row, place, chosen) for row in rows))
+
+
+def _adds_text(row: Mapping[str, Any], place: str, chosen: Sequence[str]) -> bool:
+    """Return whether a row has text at ``place`` that is not in its ``chosen`` columns, too."""
+    texts = _text_strings(row.get(column) for column in chosen)
+    texts += [message.content for column in chosen for message in conversation(row.get(column))]
+    read = "\n".join(texts)
+    return any(text.strip() not in read for text in _text_strings(_at(row, place)))
+
+
+def _at(row: Mapping[str, Any], place: str) -> list[Any]:
+    return [row[place]] if place in row else _values(row, place.split("."))
+
+
+def _nested_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, int]:
+    """Return the characters of the paths inside of objects that read as text, the longest first."""
+    strings: dict[str, list[Any]] = {}
+    for row in rows:
+        for column in columns:
+            for path, text in () if is_text(row.get(column)) else _placed_strings(row.get(column), column):
+                strings.setdefault(path, []).append(text)
+    strings = {path: _text_strings(texts) for path, texts in strings.items() if path not in columns}
+    sizes = {path: sum(map(len, texts)) for path, texts in strings.items() if _read_as_text(texts)}
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
 def _strings(rows: Sequence[Mapping[str, Any]], column: str) -> list[str]:
-    """Return the cells of a column that are text, bytes decoded as far as possible."""
-    values = (row.get(column) for row in rows)
+    """Return the cells of a column that are text, and the items of those that are lists of it."""
+    return _text_strings(row.get(column) for row in rows)
+
+
+def _text_strings(cells: Iterable[Any]) -> list[str]:
+    """Return the strings of cells, bytes decoded as far as possible, and the items of lists of strings."""
+    values = chain.from_iterable(
+        cell if isinstance(cell, list | tuple) and all(map(is_text, cell)) else (cell,) for cell in cells
+    )
     texts = (value.decode("utf-8", "ignore") if isinstance(value, bytes) else value for value in values)
     return [text for text in texts if isinstance(text, str) and text.strip()]
 
@@ -329,7 +383,10 @@ def _conversation_characters(rows: Sequence[Mapping[str, Any]], column: str) -> 
 
 def _reads_as_text(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
     """Return True if the cells are phrases of words, mostly different ones: no ids, addresses, dates or labels."""
-    texts = _strings(rows, column)
+    return _read_as_text(_strings(rows, column))
+
+
+def _read_as_text(texts: Sequence[str]) -> bool:
     if not texts or (len(texts) >= 20 and len(set(texts)) <= max(2, REPEATED * len(texts))):
         return False
     phrases = sum(_is_phrase(text.strip()) for text in texts)
@@ -347,7 +404,8 @@ def _is_phrase(text: str) -> bool:
 def _no_text_column(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str) -> TextError:
     """Return the error of a table in which no column reads as text, with what there is."""
     paths = sorted({path for row in rows[:20] for column in columns for path in _paths(row.get(column), column)})
-    nested = [path for path in paths if path not in columns]
+    likely = list(_nested_text(rows, columns))
+    nested = likely + [path for path in paths if path not in columns and path not in likely]
     if nested:
         hint = f"Name nested text, for example --column {nested[0]}; there are: {', '.join(nested[:8])}."
     elif columns:
