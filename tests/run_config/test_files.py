@@ -274,3 +274,12 @@ def test_a_setting_of_one_item_of_a_list_is_set_by_its_number() -> None:
 def test_an_item_that_does_not_exist_is_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("storybook-1m", [MIXTURE, override])
+
+
+def test_a_text_that_is_parsed_twice_gives_two_values() -> None:
+    first = parse_yaml("a: {b: [1]}", where="a.yaml")
+    first["a"]["b"].append(2)
+    assert parse_yaml("a: {b: [1]}", where="b.yaml") == {"a": {"b": [1]}}
+    for where in ("a.yaml", "b.yaml"):
+        with pytest.raises(ConfigError, match=f"{where}, line 1: invalid YAML"):
+            parse_yaml("a: [", where=where)

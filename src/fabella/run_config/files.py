@@ -4,11 +4,12 @@ YAML is read safely: no tags, no aliases (a few lines of them can expand to giga
 1 MB. ``3e-4`` is a number, unlike in YAML 1.1.
 """
 
+import copy
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -83,7 +84,7 @@ def read_text(path: Path) -> str:
 def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
     """Return the mapping of a YAML text. Raises ConfigError, which names the text ``where``."""
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        values = copy.deepcopy(_load(text))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -91,6 +92,15 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{where}: a config must be a mapping of sections (model:, data:, training: …).")
     return values
+
+
+@lru_cache(maxsize=16)
+def _load(text: str) -> Any:
+    """Return the value of a YAML text. Cached: a command reads the config of a run several times, 10 ms each.
+
+    The parser is the one written in Python: LibYAML crashes on a text that is nested too deeply.
+    """
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
 def to_yaml(run: RunConfig) -> str:

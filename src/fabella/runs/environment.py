@@ -3,6 +3,7 @@
 import hashlib
 import platform
 import sys
+from functools import cache
 from importlib import metadata, resources
 from typing import Any
 
@@ -31,6 +32,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -38,8 +40,9 @@ def _version(package: str) -> str:
         return ""
 
 
+@cache
 def code_fingerprint() -> str:
-    """Return the sha256 over all source files of the package, in order of their names."""
+    """Return the sha256 over all source files of the package, in order of their names; read once per process."""
     digest = hashlib.sha256()
     root = resources.files("fabella")
     for path in sorted(_sources(root)):
