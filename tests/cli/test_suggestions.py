@@ -147,6 +147,8 @@ def test_a_command_of_another_tool_gets_a_suggestion(
         ("generate run Once --stream", "Text is always printed while it is generated."),
         ("generate run Once --weight-decay 3", "fabella generate --help lists the options."),
         ("tokenizer train x.txt --out-dir y", "Use --out."),
+        ("train x.txt --vocab-size 1000", "that of the tokenizer: --tokenizer bpe:4096."),
+        ("prepare x.txt --vocab_size 1000", "that of the tokenizer: --tokenizer bpe:4096."),
         ("presets --nonsense", "fabella presets --help lists the options."),
     ],
 )

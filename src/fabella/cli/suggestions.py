@@ -183,6 +183,8 @@ WITHOUT_COUNTERPART = {
     "deepspeed": "Weights are sharded with training.parallel.kind=fsdp.",
 }
 """Option of other tools → suggestion, where there is no option and no setting."""
+VOCAB_SIZES = {"vocab-size", "vocabulary-size", "vocab", "n-vocab"}
+"""Options of other tools for the size of a tokenizer, which that of the model follows."""
 OF_SOME = {
     "--init-from": FINE_TUNE,
     "--out": "The result goes to standard output; to save it, add > FILE.",
@@ -223,6 +225,8 @@ def suggest_option(name: str, options: Collection[str], command: str, *, takes_s
         return f"Use {usable[0]}."
     if plain in FIRST_ARGUMENT:
         return f"It is the first argument: fabella {command} {plain.split('-')[0].upper()}."
+    if plain in VOCAB_SIZES and "--tokenizer" in options:
+        return "The size is that of the tokenizer: --tokenizer bpe:4096."
     if takes_settings and (key := _setting(name)):
         return f"It is a setting; write {key}=VALUE, without hyphens (fabella presets NAME shows all settings)."
     if plain in WITHOUT_COUNTERPART:

@@ -33,14 +33,51 @@ PLAY = "\n\n".join(f"{name}:\nSpeak number {n}, speak." for n in range(20) for n
 POEM = "\n\n".join(f"And the {word} in the wood\nSaid nothing but good\nAnd under a tree" for word in "abcdefghijklmn")
 DIARY = "\n\n".join(f"{n} May 1897\n\nDear diary, today number {n} went out." for n in range(1, 30))
 CHAT = "\n".join(f"12/03/23, 10:{n:02} - {'Anna' if n % 2 else 'Tom'}: And so it is." for n in range(60))
+IPHONE_CHAT = "\n".join(
+    f"\u200e[12/03/23, 10:{n:02}:09] Anna: And so it is, as it was on each of the days." for n in range(60)
+)
+VERSES = "\n".join(
+    f"Genesis 1:{n}\tAnd number {n} said to the others what it had said the day before." for n in range(1, 40)
+)
+SCENES_OF_A_PLAY = "\n\n".join(
+    f"ACT I. SCENE {n}.\n\n    HENRY. So be it, {n}.\n    ANNA. No, never." for n in range(1, 9)
+)
 NAMES = "\n".join(["emma", "olivia", "ava", "isabella", "mia", "jo"] * 20)
 SCENES = "\n\n* * *\n\n".join(PARAGRAPHS)
 
 
 @pytest.mark.parametrize(
     "text",
-    [NOVEL, PLAY, POEM, DIARY, CHAT, SCENES, "One long line. " * 500, "", "a fox", "\n".join(PARAGRAPHS)],
-    ids=["novel", "play", "poem", "diary", "chat", "scenes", "one line", "empty", "short", "a paragraph a line"],
+    [
+        NOVEL,
+        PLAY,
+        POEM,
+        DIARY,
+        CHAT,
+        IPHONE_CHAT,
+        VERSES,
+        SCENES_OF_A_PLAY,
+        SCENES,
+        "One long line. " * 500,
+        "",
+        "a fox",
+        "\n".join(PARAGRAPHS),
+    ],
+    ids=[
+        "novel",
+        "play",
+        "poem",
+        "diary",
+        "chat",
+        "iPhone",
+        "verses",
+        "acts",
+        "scenes",
+        "one line",
+        "empty",
+        "short",
+        "a paragraph a line",
+    ],
 )
 @pytest.mark.parametrize("line_end", ["\n", "\n \n"], ids=["plain", "spaced"])
 def test_prose_verse_and_transcripts_are_running_text(text: str, line_end: str) -> None:

@@ -43,8 +43,12 @@ HEADING = re.compile(
     r"(?:[ivxlcdm]+|\d+|one|two|three|first|the first)\b[^\n]{0,80}$",
     re.IGNORECASE | re.MULTILINE,
 )
-SPEAKER = re.compile(r"[^\n:]{1,40}:(?:\s|$)|[\[(<]|\d{1,4}[/.:-]\d{1,2}|[A-Z][A-Z .'-]+$|(?i:dear)\b", re.MULTILINE)
-"""How a speech, a message with its time, or an entry of a diary begins."""
+SPEAKER = re.compile(
+    r"[\u200e\u200f]?(?:[^\n:]{1,40}:(?:\s|$)|[\[(<]|(?:\w+ ){1,3}\d{1,3}:\d{1,3}\s|"
+    r"\d{1,4}[/.:-]\d{1,2}|[A-Z][A-Z .'-]+$|(?i:dear)\b)",
+    re.MULTILINE,
+)
+"""How a speech, a message with its time, a numbered verse, or an entry of a diary begins."""
 WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 WITHOUT_SPACES = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")
 
@@ -155,11 +159,11 @@ def _has_title(piece: str) -> bool:
 
 
 def _begin_alike(pieces: Sequence[str]) -> bool:
-    """Return True if most different pieces begin with one of a few openings, and are neither speech nor verse."""
+    """Return True if most different pieces begin with one of a few openings, and are no speech, verse or heading."""
     pieces = list(dict.fromkeys(pieces))
     if len(pieces) < MIN_PIECES:
         return False
-    prose = [piece for piece in pieces if not SPEAKER.match(piece)]
+    prose = [piece for piece in pieces if not SPEAKER.match(piece) and not HEADING.match(piece)]
     verse = sum(_is_verse(piece) for piece in prose)
     if len(prose) < 0.8 * len(pieces) or verse > 0.2 * len(prose):
         return False
