@@ -4,7 +4,7 @@ import json
 
 from benchmarks.text_zoo.kind import Kind
 from benchmarks.text_zoo.material import LINES
-from benchmarks.text_zoo.table_kinds import CHATS, QUESTIONS, jsonl
+from benchmarks.text_zoo.table_kinds import CHATS, QUESTIONS, jsonl, table
 
 DISCORD = [
     {"type": "Default", "content": q, "author": {"id": "7", "name": "ann", "nickname": "Ann"}} for q in QUESTIONS
@@ -89,5 +89,49 @@ KINDS = [
         },
         source="a.jsonl",
         refused="--column answers.text",
+    ),
+    Kind(
+        "an export of ChatGPT with its other files",
+        {
+            "conversations.json": json.dumps([exported(q, a) for q, a in zip(QUESTIONS, LINES, strict=True)]).encode(),
+            "user.json": b'{"id": "user-1", "email": "ann@example.org"}',
+            "message_feedback.json": b"[]",
+            "chat.html": b"<html><body><p>The same chats.</p></body></html>",
+        },
+        CHATS,
+        ".",
+        notes=["left out: 1 .html, message_feedback.json and user.json"],
+    ),
+    Kind(
+        "an export of Slack",
+        {
+            "users.json": b'[{"id": "U1", "profile": {"real_name": "Ann Fox"}}]',
+            "channels.json": b'[{"id": "C1", "purpose": {"value": "This channel is for all."}}]',
+            "general/2024-01-01.json": json.dumps([{"user": "U1", "ts": "1.0", "text": a} for a in LINES]).encode(),
+        },
+        LINES,
+        ".",
+        notes=["left out: channels.json and users.json"],
+    ),
+    Kind(
+        "Alpaca with a history",
+        {
+            "a.json": json.dumps(
+                [
+                    {"instruction": q, "input": "", "output": a, "history": [["Hello!", "Good day."]]}
+                    for q, a in zip(QUESTIONS, LINES, strict=True)
+                ]
+            ).encode()
+        },
+        [f"User: Hello!\n\nAssistant: Good day.\n\n{chat}" for chat in CHATS],
+        "a.json",
+        notes=["instruction, input, output, a conversation"],
+    ),
+    Kind(
+        "a CSV of human and assistant",
+        {"a.csv": table([("Human", "Assistant"), *zip(QUESTIONS, LINES, strict=True)])},
+        CHATS,
+        "a.csv",
+        notes=["Human, Assistant, a conversation"],
     ),
 ]

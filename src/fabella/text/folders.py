@@ -23,9 +23,13 @@ ABOUT = re.compile(
 """Names of files about a dataset."""
 METADATA = re.compile(
     r"(?:dataset_infos?|dataset_dict|state|config|package(?:-lock)?|manifest|metadata|schema|tsconfig|vocab|tokenizer\w*|"
-    r"special_tokens_map|generation_config|preprocessor_config|adapter_config|added_tokens|\w+\.schema)\.json",
+    r"special_tokens_map|generation_config|preprocessor_config|adapter_config|added_tokens|\w+\.schema|"
+    # next to the chats in exports of ChatGPT, Claude and Slack
+    r"users?|user_settings|message_feedback|shared_conversations|model_comparisons|"
+    r"channels|groups|dms|mpims|integration_logs|canvases|huddle_transcripts)\.json",
     re.IGNORECASE,
 )
+"""Names of files with descriptions of a dataset, a model, a package, or the members of a chat."""
 CACHE = re.compile(r"cache-[0-9a-f]+.*\.arrow")
 """Files in which the datasets library keeps the results of ``map``."""
 SPLIT_NAMES = {

@@ -310,3 +310,37 @@ def test_an_empty_system_prompt_is_left_out_and_another_one_is_kept() -> None:
     rows = [{"system_prompt": system, "question": "Who?", "response": "A fox."} for system in ("", "Be kind.")]
     texts = [find_text("auto", rows, "a.jsonl").text(row) for row in rows]
     assert texts == ["User: Who?\n\nAssistant: A fox.", "System: Be kind.\n\nUser: Who?\n\nAssistant: A fox."]
+
+
+TURNS = ["Who?", "A fox.", "Where?", "In a wood."]
+SAID = "User: Who?\n\nAssistant: A fox.\n\nUser: Where?\n\nAssistant: In a wood.\n\n"
+
+
+@pytest.mark.parametrize(
+    ("history", "expected"),
+    [
+        ([TURNS[:2], TURNS[2:]], SAID),
+        (TURNS, SAID),
+        (json.dumps([TURNS[:2], TURNS[2:]]), SAID),
+        (repr([TURNS[:2], TURNS[2:]]).encode(), SAID),
+        ([{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "A fox."}], SAID[:31]),
+        ([], ""),
+        ("[]", ""),
+        (None, ""),
+    ],
+)
+def test_a_history_comes_before_the_request(history: object, expected: str) -> None:
+    row = {"instruction": "Why?", "input": "", "output": STORY, "history": history}
+    assert find_text("auto", [row], "a.jsonl").text(row) == f"{expected}User: Why?\n\nAssistant: {STORY}"
+
+
+def test_a_history_that_is_plain_text_is_kept_in_the_request() -> None:
+    row = {"history": "They met a fox.", "prompt": "Who?", "response": STORY}
+    found = find_text("auto", [row], "a.jsonl")
+    assert found.text(row) == f"User: They met a fox.\n\nWho?\n\nAssistant: {STORY}"
+
+
+@pytest.mark.parametrize(("request_name", "answer_name"), [("Human", "Assistant"), ("user", "bot"), ("human", "gpt")])
+def test_columns_with_the_names_of_the_roles_are_a_conversation(request_name: str, answer_name: str) -> None:
+    row = {request_name: "A story!", answer_name: STORY}
+    assert find_text("auto", [row], "a.csv").text(row) == EXPECTED

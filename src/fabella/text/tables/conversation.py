@@ -31,15 +31,18 @@ REQUEST_NAMES = ("instruction", "prompt", "question", "query", "problem")
 ANSWER_NAMES = ("output", "response", "completion", "solution", "answer", "chosen")
 PAIRS = (
     *product(("instruction",), ("input", "context"), ANSWER_NAMES),
-    *product(REQUEST_NAMES, ANSWER_NAMES), ("input", "output"), ("user", "assistant"),
+    *product(REQUEST_NAMES, ANSWER_NAMES), ("input", "output"),
+    *product(("user", "human"), ("assistant", "bot", "gpt")),
 )  # fmt: skip
 """Columns of instruction data: the request, more of it, and last the answer."""
-ANSWER_COLUMNS = frozenset((*ANSWER_NAMES, "assistant"))
+ANSWER_COLUMNS = frozenset((*ANSWER_NAMES, "assistant", "bot", "gpt"))
 """Columns of a template such as ``{prompt}\\n{response}`` that hold the answer, in lower case."""
 CHOSEN, REJECTED = "chosen", "rejected"
 """Columns of preferences; only the first is what a model should say."""
 SYSTEM = "system"
 SYSTEM_NAMES = (SYSTEM, "system_prompt")
+HISTORY = "history"
+"""Column with the turns before the request, a list of pairs of request and answer."""
 TRANSCRIPT = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):[ \t]*")
 """How the turns of a conversation in one string begin, as in hh-rlhf."""
 
@@ -121,7 +124,12 @@ def _list_of_transcript(text: str) -> list[dict[str, str]]:
 
 
 def _list_of_text(text: str) -> object:
-    if not (text.startswith("[") and text.endswith("]") and "{" in text[:100]):
+    return _literal(text) if "{" in text[:100] else None
+
+
+def _literal(text: str) -> object:
+    """Return the list that a text is in JSON, or as Python prints it; None for anything else."""
+    if not (text.startswith("[") and text.endswith("]")):
         return None
     for read in (json.loads, ast.literal_eval):  # literal_eval computes nothing
         try:
@@ -190,7 +198,8 @@ def pair_of(columns: Sequence[str]) -> tuple[str, ...]:
     for names in PAIRS:
         if all(name in by_name for name in names):
             system = tuple(by_name[name] for name in SYSTEM_NAMES if name in by_name)[:1]
-            return (*system, *(by_name[name] for name in names))
+            history = tuple(by_name[name] for name in (HISTORY,) if name in by_name)
+            return (*system, *history, *(by_name[name] for name in names))
     return ()
 
 
@@ -198,7 +207,7 @@ def messages_of_pair(row: Mapping[str, Any], columns: Sequence[str]) -> list[Mes
     """Return a row of instruction data as a conversation. Empty without a request or without an answer.
 
     An empty input is left out. A cell may hold messages; an answer that begins with a message of the user or the system
-    is the whole conversation.
+    is the whole conversation. A history comes before the request.
     """
     *request, answer = columns
     response = _messages_in(row.get(answer), "assistant")
@@ -206,11 +215,29 @@ def messages_of_pair(row: Mapping[str, Any], columns: Sequence[str]) -> list[Mes
         return response
     prompts = [_text(row.get(column)) for column in request if column.lower() in SYSTEM_NAMES]
     system = [Message(SYSTEM, text) for text in prompts if text]
-    cells = [row.get(column) for column in request if column.lower() not in SYSTEM_NAMES]
+    earlier = {column: messages_of_history(row.get(column)) for column in request if column.lower() == HISTORY}
+    history = [message for messages in earlier.values() for message in messages]
+    request = [column for column in request if column.lower() not in SYSTEM_NAMES and not earlier.get(column)]
+    cells = [row.get(column) for column in request if row.get(column) not in ([], "[]")]
     request_messages = [message for cell in cells for message in _messages_in(cell, "user")]
     if not any(conversation(cell) for cell in cells) and request_messages:
         request_messages = [Message("user", "\n\n".join(message.content for message in request_messages))]
-    return [*system, *request_messages, *response] if request_messages and response else []
+    return [*system, *history, *request_messages, *response] if request_messages and response else []
+
+
+def messages_of_history(history: object) -> list[Message]:
+    """Return the messages of a history: those of a conversation, or of pairs of strings; else empty.
+
+    Pairs are lists of two strings, or follow each other in one list. A cell may hold the text of such a list.
+    """
+    pairs = _literal(_string(history).strip()) if isinstance(history, str | bytes) else history
+    if isinstance(pairs, list | tuple) and pairs and all(isinstance(pair, list | tuple) for pair in pairs):
+        texts = [text for pair in pairs for text in pair] if all(len(pair) == 2 for pair in pairs) else []
+    else:
+        texts = list(pairs) if isinstance(pairs, list | tuple) and len(pairs) % 2 == 0 else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        return conversation(history)
+    return [Message(("user", "assistant")[number % 2], text) for number, text in enumerate(texts)]
 
 
 def _messages_in(cell: object, role: str) -> list[Message]:
