@@ -23,14 +23,14 @@ def test_plan_prints_memory_steps_disk_and_whether_the_run_fits(capsys: pytest.C
         "steps      20,312, sequences per step: 512, 1,024 from step 8,750, 2,048 from step 13,125; 512 tokens each",
         "           12,123,635,712 tokens",
         "time       not measured (remove --no-measure)",
-        "It does not fit into memory: 16 GB of 16 GB memory are free.",
+        "It does not fit into memory: 16 GB memory are allowed by --memory.",
         "Try fabella batch-size, training.gradient_checkpointing=blocks, or a shorter data.sequences.length.",
     ):
         assert line in printed.splitlines()
     assert (
         run(["plan", "minigpt-100m", "--no-measure", "--memory", "16GB", "training.gradient_checkpointing=blocks"]) == 0
     )
-    assert "It fits: 16 GB of 16 GB memory are free.\n" in capsys.readouterr().out
+    assert "It fits: 16 GB memory are allowed by --memory.\n" in capsys.readouterr().out
 
 
 def test_plan_measures_the_time_in_real_steps_of_prepared_data(
@@ -100,9 +100,11 @@ def test_a_trial_that_took_too_long_is_no_lack_of_memory(
     assert run(["plan", "storybook-1m", "--memory", "16GB"]) == 0
     printed = capsys.readouterr().out
     assert "time       not measured: a few steps took longer than --measure-timeout\n" in printed
-    assert "It fits by the estimate: 16 GB of 16 GB memory are free.\n" in printed
+    assert "It fits by the estimate: 16 GB memory are allowed by --memory.\n" in printed
     assert run(["plan", "storybook-1m", "--memory", "300MB"]) == 0
-    assert "It does not fit into memory by the estimate: 300 MB of 300 MB memory are free." in capsys.readouterr().out
+    assert (
+        "It does not fit into memory by the estimate: 300 MB memory are allowed by --memory." in capsys.readouterr().out
+    )
 
 
 def test_plan_of_a_text_prints_the_reasons_for_its_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -205,7 +205,8 @@ def _time(estimate: Estimate) -> list[str]:
 
 def _verdict(estimate: Estimate) -> list[str]:
     budget = estimate.budget
-    free = f"{format_bytes(budget.free)} of {format_bytes(budget.total)} {budget.where} are free"
+    free, total = format_bytes(budget.free), f"{format_bytes(budget.total)} {budget.where}"
+    free = f"{free} of {total} are free" if budget.free < budget.total else f"{total} are allowed by --memory"
     trial = estimate.speed.trial if estimate.speed else None
     estimated = " by the estimate" if trial and not trial.measured else ""
     if estimate.fits_memory and estimate.fits_disk:
