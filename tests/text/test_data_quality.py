@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.data.prepare.holdout import document_hash
+from fabella.text.chat.marks import ANSWER_END, ANSWER_START
 from fabella.text.data_quality import SIGNS, DataQuality, Report, mojibake_signs
 from fabella.text.read_report import ReadReport
 
@@ -188,6 +189,30 @@ def test_many_short_documents_are_a_warning() -> None:
     short = [f"line {number}" for number in range(1001)]
     assert any(line.startswith("Documents are short (median 8 bytes)") for line in report(short).warnings)
     assert not report(short[:900]).warnings
+
+
+def test_documents_without_an_answer_are_a_warning_where_only_answers_are_learned() -> None:
+    answered = [f"User: Who?\n\nAssistant: {ANSWER_START}the fox, number {number}{ANSWER_END}" for number in range(300)]
+
+    def warnings(train: list[str], validation: list[str], *, responses_only: bool = True) -> list[str]:
+        quality = DataQuality(responses_only=responses_only)
+        for texts, held_out in ((train, False), (validation, True)):
+            for text in texts:
+                quality.add(text, document_hash(text), held_out)
+        return quality.report().warnings
+
+    assert warnings(answered[:250], answered[250:]) == []
+    some = warnings([*answered[:100], *TRAIN], answered[250:])
+    assert some == [
+        "200 of 300 documents of the training split have no answer: nothing of them is learned or measured "
+        "(--loss-on answers)."
+    ]
+    for none in (TRAIN, [f"User: {number}? Assistant: {ANSWER_START}{ANSWER_END}" for number in range(200)]):
+        (warning,) = warnings(none, answered[250:])
+        assert warning.startswith("The training split has no answer")
+    (warning,) = warnings(answered[:250], VALIDATION)
+    assert warning.startswith("The validation split has no answer")
+    assert warnings(TRAIN, VALIDATION, responses_only=False) == []
 
 
 def test_few_but_long_held_out_documents_are_enough() -> None:

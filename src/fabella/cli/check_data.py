@@ -70,7 +70,8 @@ def command(
         loss_on=chat.chosen_loss(),
     )
     config = tokenizer_of(tokenizer, end_token) if tokenizer else None
-    corpus, quality = open_corpus(data, config or Bytes(), None), DataQuality()
+    corpus = open_corpus(data, config or Bytes(), None)
+    quality = DataQuality(responses_only=data.loss_on == "answers")
     expected = ExpectedSplits(text, config)
     parts = [PartRead(describe(part)) for part in corpus.sources]
     for document in corpus.split_documents("checking"):

@@ -71,6 +71,8 @@ class SplitStats:
 
     documents: int = 0
     bytes: int = 0
+    answered: int = 0
+    """Documents with an answer"""
     digests: "array[int]" = field(default_factory=lambda: array("Q"))
 
     def distinct(self) -> NDArray[np.uint64]:
@@ -92,7 +94,9 @@ class Report:
 class DataQuality:
     """Statistics of a text: ``add`` every document, ``add_token_counts`` of the tokenized ones, then ``report``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, responses_only: bool = False) -> None:
+        """Create statistics of no documents. ``responses_only``: the loss is on responses alone."""
+        self._responses_only = responses_only
         self._splits = {False: SplitStats(), True: SplitStats()}
         self._characters = 0
         self._empty = 0
@@ -111,15 +115,16 @@ class DataQuality:
 
         ``digest`` is its ``document_hash``, ``held_out`` means the validation split.
         """
-        marked, text = text, plain_text(text)
+        text, learned = plain_text(text), learned_text(text)
         data = text.encode()
         split = self._splits[held_out]
         split.documents += 1
         split.bytes += len(data)
+        split.answered += bool(learned)
         split.digests.append(int.from_bytes(digest[:8], "big"))
         self._characters += len(text)
         if not held_out:
-            self._preview.add(text, len(data), None if text is marked else learned_text(marked))
+            self._preview.add(text, len(data), learned)
         self._sizes[len(data)] += 1
         self._empty += not text or text.isspace()
         for sign in mojibake_signs(text, data):
@@ -163,6 +168,11 @@ class DataQuality:
             "reading": notes.counts() if notes else {},
             "document_bytes": _spread(self._sizes),
             "preview": self._preview.documents(),
+            **(
+                {"answered": {"training": train.answered, "validation": validation.answered}}
+                if self._responses_only
+                else {}
+            ),
         }
 
     def _lost_before(self, notes: ReadReport | None) -> dict[str, int]:
@@ -226,8 +236,25 @@ def _warnings(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["duplicates"] > MANY_DUPLICATES * documents:
         share = 100 * facts["duplicates"] / documents
         yield f"{share:.0f} % of the documents are exact duplicates of others; the model will memorize them first."
+    yield from _answer_warnings(facts)
     yield from _validation_warnings(facts)
     yield from _size_warnings(facts)
+
+
+def _answer_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
+    for split, answered in facts.get("answered", {}).items():
+        documents = facts[split]["documents"]
+        if documents and not answered:
+            yield (
+                f"The {split} split has no answer, so nothing of it is learned or measured (--loss-on answers). "
+                "Answers are the assistant's messages of a conversation; --loss-on all learns every token."
+            )
+        elif answered < documents:
+            have, them = ("has", "it") if documents - answered == 1 else ("have", "them")
+            yield (
+                f"{documents - answered:,} of {number_of(documents, 'document')} of the {split} split {have} no "
+                f"answer: nothing of {them} is learned or measured (--loss-on answers)."
+            )
 
 
 def _validation_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
