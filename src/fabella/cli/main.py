@@ -1,6 +1,7 @@
 """The ``fabella`` command: find a subcommand by its file name, run it, and map errors to exit codes.
 
-Exit codes: 0, 2 usage and config, 3 data, 4 storage, 5 numerics, 6 lost process, 130 interrupted.
+Exit codes: 0, 2 usage and config, 3 data, 4 storage, 5 numerics, 6 lost process, 7 out of memory,
+130 interrupted.
 
 Only the chosen command is imported; ``fabella --help`` reads the docstrings of the files and loads no engine.
 """

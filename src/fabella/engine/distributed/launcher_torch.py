@@ -25,9 +25,8 @@ FORWARDED = [number for number in (signal.SIGINT, signal.SIGTERM, SAVE_SIGNAL) i
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 30.0
 """Time for the other processes to exit after one has failed, before SIGTERM; the same again before SIGKILL."""
-# Imported once, by the fork server: importing torch takes seconds, and every process would do it at the same time.
 PRELOADED = ["fabella.engine.engine_torch", "fabella.engine.distributed.data_parallel_torch", "torch._dynamo"]
-"""Modules that are imported once for all processes; every DistributedDataParallel imports the last one."""
+"""Modules that the fork server imports once for all processes; DistributedDataParallel needs the last one."""
 
 
 def parse_devices(devices: str) -> int:
