@@ -84,6 +84,13 @@ CHATS = [f"User: {question}\n\nAssistant: {line}" for question, line in zip(QUES
 
 JSON = [
     Kind("JSON lines", {"a.jsonl": jsonl(STORY_ROWS)}, STORIES, "a.jsonl", notes=["text column of"]),
+    Kind(
+        "JSON lines named .txt",
+        {"a.txt": jsonl(STORY_ROWS)},
+        [jsonl(STORY_ROWS).decode().strip()],
+        "a.txt",
+        notes=["it holds JSON: name it .jsonl"],
+    ),
     Kind("JSON lines of strings", {"a.jsonl": jsonl(STORIES)}, STORIES, "a.jsonl"),
     Kind("a JSON list of objects", {"a.json": json.dumps(STORY_ROWS, indent=2).encode()}, STORIES, "a.json"),
     Kind("a JSON list of strings", {"a.json": json.dumps(STORIES).encode()}, STORIES, "a.json"),

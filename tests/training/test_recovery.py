@@ -373,6 +373,13 @@ def test_a_run_that_is_rolled_back_after_a_divergence_resumes_to_the_same_bits(
 
 
 def test_a_training_that_always_diverges_ends_after_its_rollbacks(data: TokenizedDataset, tmp_path: Path) -> None:
-    wild = ["optimizer.lr=10.0", "optimizer.max_grad_norm=1e9", "optimizer.schedule=[]", "samples.prompts=[]"]
+    still_wild = "training.on_nonfinite={kind: rollback, max_rollbacks: 3, lr_factor: 0.9}"
+    wild = [
+        "optimizer.lr=10.0",
+        "optimizer.max_grad_norm=1e9",
+        "optimizer.schedule=[]",
+        "samples.prompts=[]",
+        still_wild,
+    ]
     with pytest.raises(NumericsError, match=r"already been rolled back 3 times \(training\.on_divergence\)"):
         start_run(tiny.run(DIVERGENCE, *wild, steps=40), tmp_path / "run", data, device="cpu")

@@ -26,7 +26,7 @@ from fabella.cli.train_result import print_train_result
 from fabella.engine import engine as engines
 from fabella.engine.rank import current_rank
 from fabella.errors import ConfigError
-from fabella.training.api import train_as_rank
+from fabella.training.api import training_call
 from fabella.training.fine_tuning.request import engine_of_training
 from fabella.training.setup.request import (
     TrainRequest,
@@ -104,6 +104,6 @@ def run_on_devices(devices: str, engine: str, work: Callable[[], None]) -> None:
 
 
 def _train(request: TrainRequest, *, as_json: bool) -> None:
-    result = train_as_rank(request)
+    result = training_call(request)()
     if current_rank().is_main:
         print_train_result(result, as_json=as_json)

@@ -190,8 +190,14 @@ def plan_training(request: TrainRequest, rank: RankInfo) -> LaunchPlan:
 
 def train_as_rank(request: TrainRequest, callbacks: Sequence[UserCallback] = ()) -> TrainResult:
     """Train a request in this process, which may be one of several ranks."""
+    return training_call(request, callbacks)()
+
+
+def training_call(request: TrainRequest, callbacks: Sequence[UserCallback] = ()) -> Callable[[], TrainResult]:
+    """Return the call that trains a request in this process, which may be one of several ranks."""
     rank = current_rank()
-    return run_distributed(
+    return partial(
+        run_distributed,
         rank,
         partial(plan_training, request, rank),
         device=request.device,

@@ -119,6 +119,26 @@ def test_a_mention_among_separators_stays_in_its_document(marker: str) -> None:
     assert detect_boundary(text).separator == f"\n{marker}\n"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id": 1, "text": "Once upon a time."}\n{"id": 2, "text": "One day."}\n',
+        '[\n  {\n    "title": "A tale",\n    "text": "Once upon a time."\n  }\n]',
+        '\ufeff [{"text": "Once upon a time."}]',
+    ],
+)
+def test_json_in_a_text_file_is_named(text: str) -> None:
+    for one_text in (False, True):
+        boundary = detect_boundary(text, one_text=one_text)
+        assert boundary.separator == "file"
+        assert "it holds JSON: name it .jsonl" in boundary.hint
+
+
+def test_text_with_braces_is_no_json() -> None:
+    for text in ('{ "Once," she said, "upon a time." }', "[Enter FOX: he sleeps]", '{"a"}', "{x: 1}", '"text": "a"'):
+        assert "JSON" not in detect_boundary(text).hint
+
+
 def test_markdown_and_each_of_many_files_are_one_document() -> None:
     text = "\n\n".join(STORIES)
     assert detect_boundary(text).separator == "blank-lines"

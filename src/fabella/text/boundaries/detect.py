@@ -49,6 +49,8 @@ SPEAKER = re.compile(
     re.MULTILINE,
 )
 """How a speech, a message with its time, a numbered verse, or an entry of a diary begins."""
+JSON = re.compile(r'\ufeff?\s*(?:\[\s*)?\{\s*"[^"\n]{1,100}"\s*:')
+"""An object, or a list of them, at the beginning."""
 WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 WITHOUT_SPACES = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")
 
@@ -71,6 +73,8 @@ def detect_boundary(sample: str, *, one_text: bool = False) -> Boundary:
     """
     if marker := _marker(sample):
         return Boundary(marker)
+    if JSON.match(sample):
+        return Boundary("file", "it holds JSON: name it .jsonl, so that its text is read without braces and keys")
     if one_text or not sample.strip():
         return RUNNING_TEXT
     if boundary := _rule_line(sample):
