@@ -14,8 +14,8 @@ from tests.server.chromium import CONTROL, Browser, Page, find, started
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find(), reason="needs Chromium or Chrome")]
 
 HOSTILE = "</script><img src=x onerror=hacked=1> & <b>Lily</b>"
-NO_END = "Math.random = () => 0.5"
-"""With random numbers, this model may end a story before the page shows that it can be stopped."""
+NO_END = "Math.random = () => 0.7"
+"""With other numbers, this model may end a story before the page shows that it can be stopped."""
 IDLE = "document.querySelector('#stop').disabled && /per second/.test(document.querySelector('#status').textContent)"
 
 
