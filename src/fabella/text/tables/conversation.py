@@ -56,11 +56,11 @@ def conversation(value: object) -> list[Message]:
     for item in objects_of(value):
         if item.get("type") == "service":
             continue  # "Anna joined the group", in an export of Telegram
-        role = next((role for key in ROLE_KEYS if (role := _role(item.get(key)))), None)
+        role = _role_of(item)
         content = next((text for key in CONTENT_KEYS if (text := _content(item.get(key))) is not None), None)
         if content is None and any(item.get(key) for key in TOOL_FIELDS):
             content = ""  # a call of a tool has no other content
-        if role is None or content is None:
+        if not role or content is None:
             return []
         messages.append(Message(ROLES.get(role.lower(), role.lower()), content, fields_of(item)))
     return messages
@@ -99,10 +99,15 @@ def thread_of(tree: Mapping[Any, Any]) -> list[dict[str, str]]:
     return [
         {"role": role, "content": content}
         for node in nodes
-        if (role := next((role for key in ROLE_KEYS if (role := _role(node.get(key)))), ""))
+        if (role := _role_of(node))
         and ROLES.get(role, role) in USUAL_ROLES
         and (content := next((text for key in CONTENT_KEYS if (text := _content(node.get(key)))), ""))
     ]
+
+
+def _role_of(item: Mapping[Any, Any]) -> str:
+    """Return the role of a message, or the name of its author; empty without one."""
+    return next((role for key in ROLE_KEYS if (role := _role(item.get(key)))), "")
 
 
 def _role(value: object) -> str:
@@ -198,7 +203,7 @@ def pair_of(columns: Sequence[str]) -> tuple[str, ...]:
     for names in PAIRS:
         if all(name in by_name for name in names):
             system = tuple(by_name[name] for name in SYSTEM_NAMES if name in by_name)[:1]
-            history = tuple(by_name[name] for name in (HISTORY,) if name in by_name)
+            history = (by_name[HISTORY],) if HISTORY in by_name else ()
             return (*system, *history, *(by_name[name] for name in names))
     return ()
 

@@ -241,8 +241,9 @@ def _as_text(value: Any, where: str, writer: ConversationWriter, tools: Sequence
     """Return a cell as text: a string, a conversation with its tools, or the lines of a list of strings."""
     if value is None:
         return None
-    if messages := conversation(value):
-        if other := part_without_text(objects_of(value)):
+    items = objects_of(value)
+    if messages := conversation(items):
+        if other := part_without_text(items):
             raise NoTextError(f"{other}; only text is read.")
         return _written(messages, writer, tools)
     if is_text(value):
