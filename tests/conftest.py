@@ -38,6 +38,9 @@ os.environ["MPLBACKEND"] = "agg"  # a test must not need a screen
 
 LONG_TEST_SECONDS = 4 * 3600
 """Time limit of a test of the long fault matrix."""
+HANDLED_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+]
 OPTIONAL_PACKAGES = ("accelerate", "gguf", "jax", "mkdocs", "transformers")
 """Packages that `make test-light` does not install."""
 
@@ -135,6 +138,17 @@ def has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def same_signal_handlers() -> Iterator[None]:
+    """Fail a test that leaves a signal handler changed: a later test of the same process would fail for it."""
+    before = [signal.getsignal(number) for number in HANDLED_SIGNALS]
+    yield
+    changed = [n for n, handler in zip(HANDLED_SIGNALS, before, strict=True) if signal.getsignal(n) != handler]
+    for number in changed:
+        signal.signal(number, before[HANDLED_SIGNALS.index(number)])
+    assert not changed, f"the test left the handlers of {changed} changed"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,7 +5,6 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,22 +104,10 @@ def test_without_time_sections_are_left_out(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out.count("left out") == len(NAMES)
 
 
-@pytest.fixture
-def own_handlers() -> Iterator[None]:
-    """Restore the signal handlers of the test runner."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("own_handlers")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_after_ctrl_c_or_sigterm_the_finished_sections_are_in_the_file(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
     def interrupted(section: Any, *_: Any) -> dict[str, Any]:
         if section.name == "syncs":
             signal.raise_signal(number)
