@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabella.config.data import Packed, Padded
-from fabella.data.coverage import coverage, format_share
+from fabella.data.coverage import coverage
 from fabella.data.sequences import SequenceDataset
 from tests.data.samples import split
 
@@ -40,10 +40,3 @@ def test_the_share_is_said_in_documents_bytes_and_tokens(folder: Path) -> None:
     assert covered.share == 20 / 110
     assert str(covered).startswith("20 of 110 tokens (18.2 %), 1 of 2 documents complete, ")
     assert covered.as_json()["trained_tokens"] == 20
-
-
-@pytest.mark.parametrize(
-    ("share", "shown"), [(1.0, "100.0 %"), (0.9999999, ">99.9 %"), (0.5, "50.0 %"), (0.001, "0.1 %"), (1e-5, "0.001 %")]
-)
-def test_only_all_of_a_text_is_a_hundred_percent(share: float, shown: str) -> None:
-    assert format_share(share) == shown

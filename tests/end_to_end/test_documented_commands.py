@@ -1,8 +1,8 @@
 """Tests that every command and every Python block of README and docs works, in the order of the page.
 
 Each page has its own directory with a `my-stories.txt`. The table FASTER reduces training to a few steps; the commands
-are unchanged otherwise. Commands of the README run as they are installed; those of the docs run in forks of a process
-that has imported the package, since most of their time would be importing torch.
+are unchanged otherwise. They run in forks of a process that has imported the package, since most of their time would be
+importing torch; `test_wheel.py` runs the first commands of the README as they are installed.
 """
 
 import itertools
@@ -182,12 +182,7 @@ def execute(block: Block, shell: Shell) -> list[str]:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_works(reader: Path, trained: Path) -> None:
-    check(README, Shell(reader, INSTALLED, trained))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", with_commands(), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [README, *with_commands()], ids=lambda page: page.stem)
 def test_every_command_of_a_page_works(page: Path, reader: Path, programs: Path, trained: Path) -> None:
     check(page, Shell(reader, programs, trained))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabella.storage import format_exp, format_number
+from fabella.storage import format_exp, format_number, format_share
 from tests.source_tree import FILES, TREES, location
 
 
@@ -54,3 +54,10 @@ def test_no_perplexity_is_printed_with_all_of_its_digits() -> None:
         if "perplexity" in ast.unparse(node.value) and ast.unparse(node.format_spec).rstrip("'\"").endswith("f")
     ]
     assert fixed == []
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(1.0, "100.0 %"), (0.9999999, ">99.9 %"), (0.5, "50.0 %"), (0.001, "0.1 %"), (1e-5, "0.001 %")]
+)
+def test_only_all_of_a_text_is_a_hundred_percent(share: float, shown: str) -> None:
+    assert format_share(share) == shown

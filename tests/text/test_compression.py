@@ -2,6 +2,7 @@
 
 import gzip
 import lzma
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import zstandard
 
 from fabella.errors import TextError
 from fabella.text import compression
+from fabella.text.archives.members import is_archive, member_names
 from fabella.text.compression import BLOCK, FREE, RATIO, read_blocks
 
 STORY = ("Once upon a time there was a fox.\n" * 50_000).encode()
@@ -86,7 +88,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
 
 @packings
 def test_an_uncompressed_file_with_a_compressed_suffix_is_refused(tmp_path: Path, suffix: str) -> None:
-    with pytest.raises(TextError, match="Cannot decompress"):
+    with pytest.raises(TextError, match=f"is not a {suffix} file: it is text, 'Once upon a time.'"):
         list(read_blocks(write(tmp_path, suffix, b"Once upon a time.")))
 
 
@@ -128,3 +130,37 @@ def test_an_unreadable_file_is_an_error_with_the_reason(tmp_path: Path) -> None:
         list(read_blocks(tmp_path / "gone.txt"))
     with pytest.raises(TextError, match=r"Cannot read .*: Is a directory"):
         list(read_blocks(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message", "hint"),
+    [
+        (
+            "plain.txt.gz",
+            b"Once upon a time",
+            "is not a .gz file: it is text, 'Once upon a time'",
+            "Name it plain.txt.",
+        ),
+        ("stories.zst", "Füchse und Bären\n".encode() * 99, "it is text", "Name it stories.txt."),
+        ("a.txt.gz", zstandard.ZstdCompressor().compress(STORY), "begins as one of .zst does", "Name it a.txt.zst."),
+        (
+            "a.jsonl.zip",
+            gzip.compress(STORY),
+            "is not a .zip file: it begins as one of .gz does",
+            "Name it a.jsonl.gz.",
+        ),
+        ("a.tar", gzip.compress(STORY), "is not a .tar file: it begins as one of .gz does", "Name it a.tar.gz."),
+        ("a.txt.bz2", b"PK\x03\x04 and more", "begins as one of .zip does", "Name it a.txt.zip."),
+        ("damaged.txt.gz", gzip.compress(STORY)[:3] + b"\xff" * 99, "Cannot decompress", "compress it again."),
+        ("damaged.zip", b"\0\1\2" * 99, "Cannot unpack", "pack it again."),
+        ("empty.zip", b"", "Cannot unpack", "pack it again."),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_named(
+    tmp_path: Path, name: str, data: bytes, message: str, hint: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(TextError, match=re.escape(message)) as caught:
+        list(member_names(path) if is_archive(path) else read_blocks(path))
+    assert str(caught.value.hint).endswith(hint)

@@ -191,6 +191,23 @@ def test_many_short_documents_are_a_warning() -> None:
     assert not report(short[:900]).warnings
 
 
+def test_running_text_is_advised_only_where_a_detected_separator_cut_the_text() -> None:
+    short = [f"line {number}" for number in range(1001)]
+    for what, value, advised in (
+        ("separator", "lines", True),
+        ("separator", "file", False),
+        ("text column", "a", False),
+    ):
+        notes = ReadReport()
+        notes.add_detection(what, value, "a file")
+        warnings = [
+            line
+            for line in quality_of(short, VALIDATION).report(notes=notes).warnings
+            if line.startswith("Documents are short")
+        ]
+        assert ["--separator file" in line for line in warnings] == [advised]
+
+
 def test_documents_without_an_answer_are_a_warning_where_only_answers_are_learned() -> None:
     answered = [f"User: Who?\n\nAssistant: {ANSWER_START}the fox, number {number}{ANSWER_END}" for number in range(300)]
 

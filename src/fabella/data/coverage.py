@@ -8,6 +8,7 @@ import numpy as np
 
 from fabella.config.data import Packed, Padded
 from fabella.data.dataset import PartRecord, Split
+from fabella.storage import format_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,6 @@ class Coverage:
             f"{self.complete_documents:,} of {self.documents:,} documents complete, "
             f"{self.trained_bytes:,} of {self.bytes:,} bytes"
         )
-
-
-def format_share(share: float) -> str:
-    """Return a share as a percentage that is 100 % only for all of it: ``99.9 %``, ``0.1 %``."""
-    percent = 100 * share
-    if 99.9 < percent < 100:
-        return ">99.9 %"
-    return f"{percent:.1f} %" if percent >= 0.05 else f"{percent:.2g} %"
 
 
 def coverage(split: Split, sequences: Packed | Padded, parts: Sequence[PartRecord] = ()) -> Coverage:

@@ -7,10 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from fabella.config.data import MixtureSource, Source
-from fabella.data.coverage import format_share
 from fabella.data.mixture import draws_of, part_shares, weight_phases
 from fabella.data.sequences import PartSize
-from fabella.storage import number_of
+from fabella.storage import format_share, number_of
 
 REPEATS_THAT_HELP = 4
 """Epochs up to which repeated text is nearly as good as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""

@@ -18,6 +18,7 @@ from fabella.storage.formatting import (
     format_duration,
     format_exp,
     format_number,
+    format_share,
     number_of,
 )
 from fabella.storage.json_safe import json_safe, write_json
@@ -48,6 +49,7 @@ __all__ = [
     "format_duration",
     "format_exp",
     "format_number",
+    "format_share",
     "free_bytes",
     "json_safe",
     "make_dirs",

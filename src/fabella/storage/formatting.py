@@ -30,6 +30,14 @@ def number_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def format_share(share: float) -> str:
+    """Return a share as a percentage that is 100 % only for all of it: ``99.9 %``, ``0.1 %``."""
+    percent = 100 * share
+    if 99.9 < percent < 100:
+        return ">99.9 %"
+    return f"{percent:.1f} %" if percent >= 0.05 else f"{percent:.2g} %"
+
+
 def format_number(value: float, decimals: int) -> str:
     """Return a number with ``decimals``, from a million on in scientific notation: ``1,234.50``, ``7.86e+182``."""
     return f"{value:,.{decimals}f}" if abs(value) < 1e6 else f"{value:.2e}"

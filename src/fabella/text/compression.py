@@ -4,9 +4,12 @@ Memory is bounded by one block and by WINDOW, the history that xz and zstd may k
 """
 
 import bz2
+import codecs
 import lzma
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple
 
@@ -58,10 +61,27 @@ def decompressed_blocks(
             yield block
         return
     codec = new()
+    head = file.read(HEAD)
     try:
-        yield from limited_blocks(_streams(file, codec), position or file.tell, path)
+        yield from limited_blocks(_streams(head, file, codec), position or file.tell, path)
     except (codec.damage, EOFError) as error:
-        raise TextError(f"Cannot decompress {path}: {error}.", hint="Download or compress it again.") from error
+        damage = TextError(f"Cannot decompress {path}: {error}.", hint="Download or compress it again.")
+        raise misnamed(path, head) or damage from error
+
+
+def misnamed(path: Path, head: bytes) -> TextError | None:
+    """Return the error of a file whose beginning, ``head``, is not what its name says; None if it may be damaged."""
+    name = path.name if path.suffix == ".tar" else path.name.removesuffix(path.suffix)
+    found = next((suffix for suffix, signature in SIGNATURES.items() if head.startswith(signature)), "")
+    if found and CODECS.get(found, found) != CODECS.get(path.suffix.lower(), path.suffix.lower()):
+        return TextError(
+            f"{path} is not a {path.suffix} file: it begins as one of {found} does.", hint=f"Name it {name}{found}."
+        )
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
+    if found or not text or not all(sign.isspace() or (sign.isprintable() and sign != "\ufffd") for sign in text):
+        return None
+    plain = name if Path(name).suffix and path.suffix != ".tar" else f"{Path(name).stem}.txt"
+    return TextError(f"{path} is not a {path.suffix} file: it is text, {text[:30]!r} ….", hint=f"Name it {plain}.")
 
 
 def limited_blocks(blocks: Iterator[bytes], packed: Callable[[], int], path: Path) -> Iterator[bytes]:
@@ -78,11 +98,14 @@ def limited_blocks(blocks: Iterator[bytes], packed: Callable[[], int], path: Pat
         yield block
 
 
-def _streams(file: BinaryIO | IO[bytes], codec: Codec) -> Iterator[bytes]:
-    """Decompress one stream after another, as ``cat a.gz b.gz > c.gz`` joins them; zeros between them are padding."""
+def _streams(head: bytes, file: BinaryIO | IO[bytes], codec: Codec) -> Iterator[bytes]:
+    """Decompress one stream after another, as ``cat a.gz b.gz > c.gz`` joins them; zeros between them are padding.
+
+    ``head``: what has been read of the file already.
+    """
     stream = codec.new()
     between = True
-    while packed := file.read(2**16):
+    for packed in chain([head], iter(partial(file.read, 2**16), b"")):
         while packed := packed.lstrip(b"\0") if between else packed:
             packed = yield from codec.decompress(stream, packed)
             between = stream.eof
@@ -135,6 +158,13 @@ def _zstd() -> Codec:
     return Codec(decompressor.decompressobj, _decompress_zstd, zstandard.ZstdError)
 
 
+SIGNATURES = {
+    ".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0", ".bz2": b"BZh", ".zst": b"\x28\xb5\x2f\xfd", ".zip": b"PK\x03\x04",
+    ".7z": b"7z\xbc\xaf\x27\x1c", ".rar": b"Rar!\x1a\x07",
+}  # fmt: skip
+"""Suffix → bytes at the beginning of a file of this format."""
+HEAD = 2**10
+"""Bytes at the beginning of a file by which its format is recognized."""
 CODECS = {
     ".gz": _gzip, ".xz": _xz, ".bz2": _bz2, ".zst": _zstd,
     ".tgz": _gzip, ".txz": _xz, ".tbz": _bz2, ".tbz2": _bz2, ".tzst": _zstd,

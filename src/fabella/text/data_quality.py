@@ -148,7 +148,8 @@ class DataQuality:
         if self._tokens:
             facts |= self._token_facts(context, model_parameters, tokens_to_train)
         ineffective = notes.warnings() if notes else ()
-        return Report(facts, [*ineffective, *_warnings(facts)], _table(facts))
+        warnings = _warnings(facts, cut_by_guess=notes is not None and notes.is_cut_by_guess())
+        return Report(facts, [*ineffective, *warnings], _table(facts))
 
     def _facts(self, notes: ReadReport | None) -> dict[str, Any]:
         train, validation = self._splits[False], self._splits[True]
@@ -220,7 +221,7 @@ def _spread(counts: Mapping[int, int]) -> dict[str, float]:
     }
 
 
-def _warnings(facts: Mapping[str, Any]) -> Iterator[str]:
+def _warnings(facts: Mapping[str, Any], *, cut_by_guess: bool) -> Iterator[str]:
     documents = facts["documents"]
     for sign, count in facts["damage"].items():
         if count:
@@ -238,7 +239,7 @@ def _warnings(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{share:.0f} % of the documents are exact duplicates of others; the model will memorize them first."
     yield from _answer_warnings(facts)
     yield from _validation_warnings(facts)
-    yield from _size_warnings(facts)
+    yield from _size_warnings(facts, cut_by_guess=cut_by_guess)
 
 
 def _answer_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -270,12 +271,13 @@ def _validation_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"Only {number_of(documents, 'document')} {are} held out: the validation loss will be a rough estimate."
 
 
-def _size_warnings(facts: Mapping[str, Any]) -> Iterator[str]:
+def _size_warnings(facts: Mapping[str, Any], *, cut_by_guess: bool) -> Iterator[str]:
     median = facts["document_bytes"].get("median", 0)
     if facts["documents"] > MANY_SHORT_DOCUMENTS and 0 < median < SHORT_DOCUMENT:
+        advice = " --separator file reads each file as one running text." if cut_by_guess else ""
         yield (
             f"Documents are short (median {median:,} bytes): each is learned as a complete text, and generated texts "
-            "will be as short. --separator file reads a .txt file as one running text."
+            f"will be as short.{advice}"
         )
     per_parameter = facts.get("tokens_per_parameter", 0)
     if 0 < per_parameter < 1:

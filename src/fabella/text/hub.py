@@ -1,7 +1,7 @@
 """Documents of a dataset on the Hugging Face hub, streamed or downloaded (needs ``pip install 'fabella[hub]'``)."""
 
 import sys
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from fabella.errors import TextError
 from fabella.text.decode_policy import DecodePolicy
 from fabella.text.tables.rows import report_column
 from fabella.text.tables.text_column import NoTextError, TextColumn, find_text, peek
+from fabella.text.tables.threads import find_thread
 
 DOWNLOAD = "Check network and name, or download it (hf download --repo-type dataset {}) and give its files."
 
@@ -80,12 +81,19 @@ def _texts(rows: Iterator[Mapping[str, Any]], hub: HubSource, policy: DecodePoli
     first, rows = peek(rows)
     if not first:
         return
-    column = find_text(hub.column, first, hub.name, policy.writer)
+    column = column_of(hub, first, policy)
     detection = report_column(column, hub.name, policy, detected=hub.column == "auto")
     for text in texts_of(rows, column, hub, policy):
         if detection:
             detection.documents += 1
         yield text
+
+
+def column_of(hub: HubSource, first: Sequence[Mapping[str, Any]], policy: DecodePolicy) -> TextColumn:
+    """Return where the text of a dataset is, by its first rows; note rows that belong to one conversation."""
+    if hub.column == "auto" and (thread := find_thread(first)):
+        policy.notes.remarks[f"conversations of {hub.name}"] = thread.advice(hub.name)
+    return find_text(hub.column, first, hub.name, policy.writer)
 
 
 def texts_of(

@@ -105,6 +105,10 @@ class ReadReport:
         first, without, found = self.separators.get(separator, ("", 0, 0))
         self.separators[separator] = (first or ("" if used else file), without + (not used), found + used)
 
+    def is_cut_by_guess(self) -> bool:
+        """Return whether a detected separator cut a file into documents."""
+        return any(what == "separator" and value != "file" for what, value in self.detections)
+
     def add_example(self, sentence: str) -> None:
         """Keep ``sentence`` if it is one of the first EXAMPLES."""
         if len(self.examples) < EXAMPLES:

@@ -19,7 +19,7 @@ from fabella.text import file_set, hub
 from fabella.text.decode_policy import DecodePolicy
 from fabella.text.mixture import Leaf
 from fabella.text.storybook import generator
-from fabella.text.tables.text_column import TextColumn, find_text, peek
+from fabella.text.tables.text_column import TextColumn, peek
 
 CHUNK_STORIES = 1024
 """Stories of a chunk of the storybook."""
@@ -152,5 +152,5 @@ def _one_column(rows: Any, source: HubSource, policy: DecodePolicy) -> tuple[Any
     first, _ = peek(iter(rows))
     if not first:
         return rows, None
-    column = find_text(source.column, first, source.name, policy.writer)
+    column = hub.column_of(source, first, policy)
     return rows.select_columns(list(column.columns)), column

@@ -35,7 +35,7 @@ def counts_of(pairs: Sequence[tuple[str, str]]) -> "np.ndarray[tuple[int], np.dt
         ("a  fox", "a fox", "The tokenizer changes spaces and tabs in 1 of 1 documents."),
         ("A Fox", "a fox", "The tokenizer changes upper case or accents in 1 of 1 documents."),
         ("café", "cafe", "The tokenizer changes upper case or accents in 1 of 1 documents."),
-        ("狐狸 ran", "\ufffd ran", "The tokenizer loses 2 of 6 characters (33 %): it has no tokens for them."),
+        ("狐狸 ran", "\ufffd ran", "The tokenizer loses 2 of 6 characters (33.3 %): it has no tokens for them."),
     ],
 )
 def test_each_kind_of_change_has_its_own_words(text: str, decoded: str, sentence: str) -> None:

@@ -151,3 +151,24 @@ def test_chapters_keep_lines_of_dashes_in_a_novel() -> None:
     boundary = detect_boundary(text)
     assert boundary.separator == "file"
     assert boundary.hint == "lines of '---' are part of the text; --separator '\\n---\\n' separates at them"
+
+
+@pytest.mark.parametrize(
+    ("sample", "hint"),
+    [
+        ("id,title,text\n" + '1,A fox,"Once, a fox ran home."\n' * 40, "a table of 3 columns"),
+        ("id;text\n" + "1;Once a fox ran home.\n" * 40, "a table of 2 columns"),
+        ("Go.\tVa !\tCC-BY\n" * 40, "a table of 3 columns"),
+        ('<?xml version="1.0"?>\n<stories><story>Once.</story></stories>', "holds XML"),
+        ("<mediawiki xmlns='http://www.mediawiki.org/xml/'>\n<page><title>A</title></page>", "holds XML"),
+        ("Once, a fox ran home.\n" * 40, ""),
+        ("Fox, bear\nOnce, a fox ran home, and slept.\nThe end.\n" * 40, ""),
+        ("A line with a\ttab.\nAnd one without.\n" * 40, ""),
+        ("Xavier went home <text> and slept.\n" * 40, ""),
+    ],
+)
+def test_a_text_in_another_format_is_read_as_it_is_and_named(sample: str, hint: str) -> None:
+    boundary = detect_boundary(sample)
+    named = "it holds" in boundary.hint
+    assert (hint in boundary.hint, named) == (True, bool(hint))
+    assert boundary.separator == "file" or not named

@@ -27,7 +27,7 @@ def test_a_document_with_a_common_run_overlaps_and_names_the_training_document()
     assert (found.documents, found.overlapping, found.common_runs) == (2, 1, 1)
     (example,) = found.examples
     assert (example.document, example.training_document) == (2, 8)
-    assert "1 of 2 documents (50 %)" in str(found)
+    assert "1 of 2 documents (50.0 %)" in str(found)
     assert "2 ('A new beginning." in str(found)
     assert "also in training document 8" in str(found)
 

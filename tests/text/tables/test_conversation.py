@@ -344,3 +344,26 @@ def test_a_history_that_is_plain_text_is_kept_in_the_request() -> None:
 def test_columns_with_the_names_of_the_roles_are_a_conversation(request_name: str, answer_name: str) -> None:
     row = {request_name: "A story!", answer_name: STORY}
     assert find_text("auto", [row], "a.csv").text(row) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "names", [("Frage", "Antwort"), ("问题", "回答"), (" Вопрос ", "Ответ"), ("question", "re\u0301ponse"), ("Q", "A")]
+)
+def test_requests_and_responses_are_recognized_in_many_languages(names: tuple[str, str]) -> None:
+    row = dict(zip(names, ("A story!", STORY), strict=True))
+    assert find_text("auto", [row] * 3, "a.csv").text(row) == EXPECTED
+
+
+def test_cells_that_are_lists_of_strings_are_read_as_lines() -> None:
+    steps = [{"title": f"Soup {n}", "steps": json.dumps(["Cut the leek.", f"Boil it {n} times."])} for n in range(9)]
+    printed = [{**row, "steps": str(json.loads(row["steps"]))} for row in steps]
+    for rows in (steps, printed):
+        found = find_text("steps", rows, "a.csv")
+        assert (found.description, found.text(rows[3])) == (
+            "steps, the lines of a list",
+            "Cut the leek.\nBoil it 3 times.",
+        )
+        assert find_text("auto", rows, "a.csv").text(rows[3]) == "Cut the leek.\nBoil it 3 times."
+        assert find_text("{title}: {steps}", rows, "a.csv").text(rows[3]) == "Soup 3: Cut the leek.\nBoil it 3 times."
+    mixed = [*steps, {"title": "x", "steps": "[a note in brackets] and more."}]
+    assert find_text("steps", mixed, "a.csv").text(steps[3]) == steps[3]["steps"]

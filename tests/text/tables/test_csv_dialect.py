@@ -67,6 +67,11 @@ DIALECTS = {
     "one column with commas": ("text\n" + "Once, a fox, and a bear.\nThe end.\nNo, he said.\n" * 4, 12),
     "one column without a header": ("Once, a fox, and a bear.\nThe end of it.\nNo, he said.\n" * 4, 12),
     "a title before the header": ("Stories of 2024\n\nid,text\n" + "".join(f"{n},A tale.\n" for n in range(9)), 9),
+    "a title among empty cells": (
+        "Stories of 2024,,\n,,\nid,text,n\n" + "".join(f"{n},A tale.,1\n" for n in range(9)),
+        9,
+    ),
+    "one name among empty ones": ("text,,\n" + "".join(f"A tale {n}.,1,2\n" for n in range(9)), 9),
     "row names of R": ('"text","label"\n' + "".join(f'"{n}","A tale.",1\n' for n in range(9)), 9),
     "an index of pandas": (",text\n" + "".join(f'{n},"A tale, {n}."\n' for n in range(9)), 9),
     "labels without a header": ("".join(f"{'pos' if n % 2 else 'neg'}\tA tale {n}.\n" for n in range(9)), 9),

@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fabella.config.data import DataConfig, Source
-from fabella.data.coverage import format_share
 from fabella.data.dataset import PartRecord, Split
 from fabella.data.mixture_report import describe_parts
 from fabella.data.prepare.tokenize import TokenizedDocuments
 from fabella.data.sequences import SequenceDataset
 from fabella.errors import DataError
-from fabella.storage import number_of
+from fabella.storage import format_share, number_of
 from fabella.text.mixture import Leaf
 from fabella.text.source import describe
 from fabella.tokenizers.tokenizer import Tokenizer

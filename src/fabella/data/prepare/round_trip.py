@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fabella.data.dataset import TokenIds
 from fabella.errors import TokenizerError
+from fabella.storage import format_share
 from fabella.text.chat.marks import text_parts
 from fabella.tokenizers.tokenizer import Tokenizer
 
@@ -87,7 +88,7 @@ def describe_changes(counts: Counts) -> Iterator[str]:
     if counts[LOST]:
         yield (
             f"The tokenizer loses {int(counts[LOST]):,} of {int(counts[CHARACTERS]):,} characters "
-            f"({100 * lost_share(counts):.2g} %): it has no tokens for them."
+            f"({format_share(lost_share(counts))}): it has no tokens for them."
         )
 
 

@@ -101,7 +101,7 @@ class SmallTextSplit(SplitRule):
         if self._digests:
             parts.append(f"{len(self._digests):,} of {self._documents:,} distinct documents, chosen by their hashes")
         if self._ends:
-            share = f"the last {100 * max(self._ends.values()):.2g} %"
+            share = f"the last {100 * max(self._ends.values()):.3g} %"
             if len(self._ends) == 1:
                 what = "the longest document" if self._documents > 1 else "the document"
             else:

@@ -89,6 +89,11 @@ def _run(rank: int, count: int, port: int, threads: int, work: Callable[..., int
         signal.signal(SAVE_SIGNAL, signal.SIG_IGN)  # nothing to save before the training handles it
     torch.set_num_threads(threads)
     code = work(*arguments)
+    if start_method() == "spawn":
+        # As a process of the fork server ends. The interpreter's shutdown may abort while torch has native threads.
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
     if code:
         raise SystemExit(code)
 

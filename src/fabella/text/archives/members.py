@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from fabella.errors import TextError
-from fabella.text.compression import BLOCK, decompressed_blocks, limited_blocks, read_blocks
+from fabella.text.compression import BLOCK, HEAD, decompressed_blocks, limited_blocks, misnamed, read_blocks
 
 ZIP = frozenset({".zip"})
 TAR = frozenset({".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"})
@@ -130,6 +130,8 @@ def _damage_of(path: Path) -> Generator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise TextError(f"Cannot unpack {path}: {error}.", hint="Download or pack it again.") from error
+        with path.open("rb") as file:
+            known = misnamed(path, file.read(HEAD))
+        raise known or TextError(f"Cannot unpack {path}: {error}.", hint="Download or pack it again.") from error
     except OSError as error:
         raise TextError(f"Cannot read {path}: {error.strerror or error}.") from error

@@ -5,6 +5,7 @@ A separator cuts the whole text, so it needs evidence in proportion: a marker th
 diary or a transcript is one document, and packed sequences read all of it.
 """
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -51,6 +52,13 @@ SPEAKER = re.compile(
 """How a speech, a message with its time, a numbered verse, or an entry of a diary begins."""
 JSON = re.compile(r'\ufeff?\s*(?:\[\s*)?\{\s*"[^"\n]{1,100}"\s*:')
 """An object, or a list of them, at the beginning."""
+XML = re.compile(r"\ufeff?\s*(?:<\?xml\s|<(?:mediawiki|TEI|rss|feed|doc|corpus|text|body)[\s>])", re.IGNORECASE)
+"""The declaration, or the outermost tag, of a file of XML."""
+XML_ADVICE = "extract its text first (wikiextractor does it for a dump of Wikipedia)"
+COLUMN_NAME = re.compile(r"[^\W\d][\w.-]*(?: [\w.-]+)?")
+"""A name of one or two words, without signs."""
+TABLE_LINES = 20
+"""Lines from which on equally many tabs or commas in each are a table."""
 WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 WITHOUT_SPACES = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")
 
@@ -73,8 +81,8 @@ def detect_boundary(sample: str, *, one_text: bool = False) -> Boundary:
     """
     if marker := _marker(sample):
         return Boundary(marker)
-    if JSON.match(sample):
-        return Boundary("file", "it holds JSON: name it .jsonl, so that its text is read without braces and keys")
+    if hint := _hint_of_format(sample):
+        return Boundary("file", hint)
     if one_text or not sample.strip():
         return RUNNING_TEXT
     if boundary := _rule_line(sample):
@@ -91,6 +99,38 @@ def detect_boundary(sample: str, *, one_text: bool = False) -> Boundary:
     if _is_word_list(lines) or (median(map(len, lines)) > 60 and _begin_alike(lines)):
         return Boundary("lines", "--separator file reads the file as one running text")
     return Boundary("file", "if each line is a document of its own: --separator lines")
+
+
+def _hint_of_format(sample: str) -> str:
+    """Return what to do about a text in another format, which is read as it is written; empty for plain text."""
+    if JSON.match(sample):
+        return "it holds JSON: name it .jsonl, so that its text is read without braces and keys"
+    if XML.match(sample):
+        return f"it holds XML, whose tags are read as text; {XML_ADVICE}"
+    if columns := _columns_of_table(sample):
+        return f"it holds a table of {columns} columns: name it .csv, so that a column is read"
+    return ""
+
+
+def _columns_of_table(sample: str) -> int:
+    """Return the number of columns if every line has the same number of tabs, or reads as CSV with a header; else 0."""
+    lines = sample[: sample.rfind("\n") + 1].splitlines()[:200] or sample.splitlines()
+    lines = [line for line in lines if line.strip()]
+    if len(lines) < TABLE_LINES:
+        return 0
+    tabs = {line.count("\t") for line in lines}
+    if len(tabs) == 1 and (number := tabs.pop()):
+        return number + 1
+    for separator in ",;|":
+        names = [name.strip(' "') for name in lines[0].split(separator)]
+        if len(names) > 1 and all(COLUMN_NAME.fullmatch(name) for name in names):
+            try:
+                rows = list(csv.reader(lines[1:], delimiter=separator))
+            except csv.Error:
+                continue
+            if sum(len(row) == len(names) for row in rows) >= 0.9 * len(rows):
+                return len(names)
+    return 0
 
 
 def _marker(sample: str) -> str:

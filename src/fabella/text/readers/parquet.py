@@ -7,8 +7,9 @@ from typing import Any, Protocol
 from fabella.errors import TextError, did_you_mean
 from fabella.text.compression import BLOCK, CODECS, FREE, RATIO
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
-from fabella.text.tables.rows import report_column
+from fabella.text.tables.rows import Row, report_column, row_documents
 from fabella.text.tables.text_column import NoTextError, find_text
+from fabella.text.tables.threads import find_thread
 
 SUFFIXES = frozenset({".parquet", ".arrow"})
 NEEDS_FILE = True
@@ -134,11 +135,21 @@ def _texts(table: _Table, options: ReadOptions, policy: DecodePolicy) -> Iterato
         raise TextError(
             f"Column {wanted!r} of {table.name} contains {kind}, not text.", hint=did_you_mean("", readable)
         )
-    first = next(
-        (rows for batch in table.batches(readable if wanted == "auto" else names) if (rows := _rows(batch))), []
-    )
-    if not first:
-        return
+    numbered = [field.name for field in table.schema if str(field.type).lstrip("u").startswith("int")]
+    inspected = [*readable, *numbered] if wanted == "auto" else names
+    first = next((rows for batch in table.batches(inspected) if (rows := _rows(batch))), [])
+    if wanted == "auto" and find_thread(first):
+        every = (values for batch in table.batches(inspected) for values in _rows(batch))
+        rows = (Row(values, number, escaped=True) for number, values in enumerate(every, 1))
+        yield from row_documents(rows, table.name, options, policy)
+    elif first:
+        yield from _texts_of_rows(table, first, options, policy)
+
+
+def _texts_of_rows(
+    table: _Table, first: Sequence[dict[str, Any]], options: ReadOptions, policy: DecodePolicy
+) -> Iterator[str]:
+    wanted = options.column
     column = find_text(wanted, first, table.name, policy.writer)
     detection = report_column(column, table.name, policy, detected=wanted == "auto")
     where = ", ".join(map(repr, column.columns))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fabella.storage import number_of
+from fabella.storage import format_share, number_of
 from fabella.text.similarity.word_ngrams import ngram_hashes, word_hashes
 
 RUN_WORDS = 13
@@ -84,8 +84,8 @@ class Overlap:
             found += f"; {self.skipped:,} were not compared, with fewer than {MIN_WORDS} words or beyond the sample"
         return (
             f"overlap with {self.name}: {self.overlapping:,} of {number_of(self.documents, 'document')} "
-            f"({100 * self.share:.2g} %) share a run of {RUN_WORDS} words with the training text, or are in it; "
-            f"{100 * self.common_runs / max(self.runs, 1):.2g} % of all runs are{found}"
+            f"({format_share(self.share)}) share a run of {RUN_WORDS} words with the training text, or are in it; "
+            f"{format_share(self.common_runs / max(self.runs, 1))} of all runs are{found}"
         )
 
 

@@ -8,6 +8,7 @@ Alpaca's ``instruction``, ``input`` and ``output`` are conversations of one turn
 import ast
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -29,13 +30,27 @@ ROLES = {
 """Other names of the roles user and assistant."""
 REQUEST_NAMES = ("instruction", "prompt", "question", "query", "problem")
 ANSWER_NAMES = ("output", "response", "completion", "solution", "answer", "chosen")
+PAIRS_OF_LANGUAGES = (
+    ("frage", "antwort"), ("anweisung", "ausgabe"), ("aufgabe", "lösung"),
+    ("question", "réponse"), ("question", "reponse"), ("consigne", "réponse"),
+    ("pregunta", "respuesta"), ("instrucción", "respuesta"), ("pergunta", "resposta"), ("instrução", "resposta"),
+    ("domanda", "risposta"), ("istruzione", "risposta"), ("vraag", "antwoord"), ("pytanie", "odpowiedź"),
+    ("otázka", "odpověď"), ("fråga", "svar"), ("spørsmål", "svar"), ("spørgsmål", "svar"), ("soru", "cevap"),
+    ("вопрос", "ответ"), ("инструкция", "ответ"), ("запрос", "ответ"), ("питання", "відповідь"),
+    ("问题", "答案"), ("问题", "回答"), ("問題", "答案"), ("問題", "回答"), ("提问", "回答"),
+    ("指令", "输出"), ("问", "答"),
+    ("質問", "回答"), ("質問", "答え"), ("指示", "出力"), ("질문", "답변"), ("질문", "대답"), ("سؤال", "جواب"),
+    ("السؤال", "الجواب"), ("प्रश्न", "उत्तर"), ("pertanyaan", "jawaban"), ("câu hỏi", "câu trả lời"),
+)  # fmt: skip
+"""The request and the answer in other languages than English."""
 PAIRS = (
     *product(("instruction",), ("input", "context"), ANSWER_NAMES),
-    *product(REQUEST_NAMES, ANSWER_NAMES), ("input", "output"),
-    *product(("user", "human"), ("assistant", "bot", "gpt")),
+    *product(REQUEST_NAMES, ANSWER_NAMES), ("input", "output"), ("questions", "answers"), ("q", "a"),
+    ("context", "response"), ("message", "reply"), ("anweisung", "eingabe", "ausgabe"), ("指令", "输入", "输出"),
+    *product(("user", "human"), ("assistant", "bot", "gpt")), *PAIRS_OF_LANGUAGES,
 )  # fmt: skip
 """Columns of instruction data: the request, more of it, and last the answer."""
-ANSWER_COLUMNS = frozenset((*ANSWER_NAMES, "assistant", "bot", "gpt"))
+ANSWER_COLUMNS = frozenset(names[-1] for names in PAIRS) - {"a"}
 """Columns of a template such as ``{prompt}\\n{response}`` that hold the answer, in lower case."""
 CHOSEN, REJECTED = "chosen", "rejected"
 """Columns of preferences; only the first is what a model should say."""
@@ -144,6 +159,13 @@ def _literal(text: str) -> object:
     return None
 
 
+def strings_of(cell: object) -> list[str]:
+    """Return the strings of a list that a cell has as text, in JSON or as Python prints it; empty for anything else."""
+    text = _string(cell).strip() if isinstance(cell, str | bytes) else ""
+    strings = _literal(text) if text[:1] == "[" and text[1:].lstrip()[:1] in ("'", '"') else None
+    return strings if isinstance(strings, list) and all(isinstance(item, str) for item in strings) else []
+
+
 def fields_of(item: Mapping[Any, Any]) -> tuple[tuple[str, Any], ...]:
     """Return the entries of a message that a template may write besides its role and content."""
     return tuple((str(key), entry) for key, entry in item.items() if key not in READ_KEYS and entry is not None)
@@ -199,7 +221,7 @@ def _string(value: object) -> str:
 
 def pair_of(columns: Sequence[str]) -> tuple[str, ...]:
     """Return the columns of instruction data among ``columns``, as they are spelled there; empty without any."""
-    by_name = {column.lower(): column for column in reversed(columns)}
+    by_name = {unicodedata.normalize("NFC", column.strip().lower()): column for column in reversed(columns)}
     for names in PAIRS:
         if all(name in by_name for name in names):
             system = tuple(by_name[name] for name in SYSTEM_NAMES if name in by_name)[:1]

@@ -175,7 +175,7 @@ def _with_header(trial: _Trial) -> CsvDialect:
     dialect, rows = trial.dialect, trial.rows
     preamble = 0
     if trial.fields > 1:
-        while preamble < min(MOST_PREAMBLE, len(rows) - 1) and len(rows[preamble]) == 1:
+        while preamble < min(MOST_PREAMBLE, len(rows) - 1) and _is_title(rows[preamble], rows[preamble + 1 :]):
             preamble += 1
     first, data = (rows[preamble], rows[preamble + 1 :]) if rows else ([], [])
     row_names = len(first) > 1 and len(first) == trial.fields - 1
@@ -183,6 +183,16 @@ def _with_header(trial: _Trial) -> CsvDialect:
     return CsvDialect(
         dialect.separator, dialect.quoting, dialect.excel_line, preamble if header else 0, header, row_names
     )
+
+
+def _is_title(row: Sequence[str], following: Sequence[Sequence[str]]) -> bool:
+    """Return whether a row above the header is a title: one cell, or one among empty ones, as spreadsheets write it.
+
+    A header may have empty names, too: it is no title if its one name is that of a text column.
+    """
+    if len(row) < 3 or sum(bool(cell.strip()) for cell in row) > 1:
+        return len(row) == 1
+    return not _usual_names(row) and any(sum(map(bool, other)) > 1 for other in following[:MOST_PREAMBLE])
 
 
 def _is_header(first: Sequence[str], data: Sequence[list[str]]) -> bool:

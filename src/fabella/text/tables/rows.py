@@ -9,6 +9,7 @@ from typing import Any
 from fabella.storage import format_bytes
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.tables.text_column import NoTextError, TextColumn, find_text, peek
+from fabella.text.tables.threads import MESSAGES, Thread, find_thread
 
 LONGEST_LINE = 2**26
 """Bytes of a line at most; a longer one is a bad line, so that memory stays bounded."""
@@ -57,6 +58,10 @@ def row_documents(rows: Iterator[Row], name: str, options: ReadOptions, policy: 
     first, rows = peek(rows)
     if not first:
         return
+    thread = find_thread(first) if options.column == "auto" else None
+    if thread:
+        policy.notes.remarks[f"conversations of {name}"] = thread.description(name)
+        first, rows = peek(_conversations(rows, thread))
     column = find_text(options.column, first, name, policy.writer)
     detection = report_column(column, name, policy, detected=options.column == "auto")
     for row in rows:
@@ -75,6 +80,13 @@ def row_documents(rows: Iterator[Row], name: str, options: ReadOptions, policy: 
             if detection:
                 detection.documents += 1
             yield text
+
+
+def _conversations(rows: Iterator[Row], thread: Thread) -> Iterator[Row]:
+    """Yield one row with the messages of each conversation, at the line of its first message."""
+    for messages in thread.conversations(rows):
+        escaped = any(row.escaped for row in messages)
+        yield Row({MESSAGES: thread.messages(messages)}, messages[0].line, escaped=escaped)
 
 
 def report_column(column: TextColumn, name: str, policy: DecodePolicy, *, detected: bool) -> Any:

@@ -9,7 +9,7 @@ auto                       detected from the names of the columns and the first 
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from fabella.text.tables.conversation import (
     objects_of,
     pair_of,
     part_without_text,
+    strings_of,
     tools_of,
 )
 
@@ -121,7 +122,7 @@ def find_text(
     if fields := FIELD.findall(wanted):
         for field in fields:
             _require_column(field.partition(".")[0] if field not in columns else field, columns, name)
-        return _template(wanted, tuple(fields), columns, writer)
+        return _template(wanted, tuple(fields), rows, writer)
     first, _, rest = wanted.partition(".")
     if rest and first in columns:
         path = tuple(wanted.split("."))
@@ -150,11 +151,20 @@ def _cell_of(
     """Return the text of one column; with that of the tools, if the column has conversations."""
     with_tools = column != TOOLS and has_tools(rows) and any(conversation(row.get(column)) for row in rows)
 
-    def text(row: Mapping[str, Any]) -> Cell:
-        tools = _tools(row) if with_tools else ()
-        return _as_text(_required(row, column), column, writer, tools)
+    has_lists = _has_lists(rows, column)
 
+    def text(row: Mapping[str, Any]) -> Cell:
+        tools, cell = _tools(row) if with_tools else (), _required(row, column)
+        return _as_text((has_lists and strings_of(cell)) or cell, column, writer, tools)
+
+    description = f"{description}, the lines of a list" if has_lists else description
     return TextColumn(description, (column, TOOLS) if with_tools else (column,), text)
+
+
+def _has_lists(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+    """Return whether every cell of a column with text has it in a list, such as ``["Mix.", "Bake."]``."""
+    cells = [row[column] for row in rows if is_text(row.get(column)) and row[column].strip() not in (b"", "", "[]")]
+    return bool(cells) and all(map(strings_of, cells))
 
 
 def _tools(row: Mapping[str, Any]) -> Sequence[Any]:
@@ -170,13 +180,18 @@ def _required(row: Mapping[str, Any], column: str) -> Any:
     return row[column]
 
 
-def _template(wanted: str, fields: tuple[str, ...], columns: Sequence[str], writer: ConversationWriter) -> TextColumn:
+def _template(
+    wanted: str, fields: tuple[str, ...], rows: Sequence[Mapping[str, Any]], writer: ConversationWriter
+) -> TextColumn:
     """Return the text of a template such as ``{title}\\n{text}``; ``\\n`` may be typed as two characters."""
+    columns = {column for row in rows for column in row}
+    lists = {field for field in fields if _has_lists(rows, field)}
     pieces = FIELD.split(wanted.replace("\\n", "\n").replace("\\t", "\t"))  # text and fields in turn
     pieces[::2] = [_string(writer.escaped(piece)) for piece in pieces[::2]]
     answer_fields = {field for field in fields if field.rpartition(".")[2].lower() in ANSWER_COLUMNS}
 
     def text(row: Mapping[str, Any]) -> Cell:
+        row = {**row, **{field: strings_of(row.get(field)) or row.get(field) for field in lists}}
         values = {field: _field(row, field, columns, writer) for field in fields}
         if all(value is None for value in values.values()):
             return None
@@ -190,7 +205,7 @@ def _template(wanted: str, fields: tuple[str, ...], columns: Sequence[str], writ
     return TextColumn(wanted.replace("\n", "\\n"), top, text)
 
 
-def _field(row: Mapping[str, Any], field: str, columns: Sequence[str], writer: ConversationWriter) -> str | None:
+def _field(row: Mapping[str, Any], field: str, columns: Collection[str], writer: ConversationWriter) -> str | None:
     value = row.get(field)
     if isinstance(value, bool | int | float):
         return str(value)
@@ -293,7 +308,7 @@ def _detect(
             hint=f"Set the text: --column {path}, --column '{{{column}}}\\n{{{path}}}', or --column {column}.",
         )
     others = _worth_naming(rows, prose | nested, (column,), size)
-    return TextColumn(column, (column,), lambda row: _as_text(_required(row, column), column, writer), others)
+    return dataclasses.replace(_cell_of(column, column, rows, writer), left_out=others)
 
 
 def _by_name_only(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:

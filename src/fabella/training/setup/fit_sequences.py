@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from fabella.config.data import Packed
-from fabella.data.coverage import coverage, format_share
+from fabella.data.coverage import coverage
 from fabella.data.dataset import TokenizedDataset
 from fabella.data.modes.mode import data_mode
 from fabella.data.prepare.corpus import take_bytes
 from fabella.errors import ConfigError
 from fabella.run_config.run import RunConfig
+from fabella.storage import format_share
 from fabella.text.source import documents
 from fabella.training.setup.suggest_config import bytes_per_token
 

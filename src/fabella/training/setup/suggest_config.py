@@ -7,9 +7,9 @@ from typing import Any
 
 from fabella.config.data import BPE, Bytes, Source, TokenizerConfig
 from fabella.config.training import MaxSteps
-from fabella.data.coverage import format_share
 from fabella.run_config.files import preset, validate_config
 from fabella.run_config.run import RunConfig
+from fabella.storage import format_share
 from fabella.training.schedule import batch_size_at
 
 MIN_STEPS, MAX_STEPS_CPU, MAX_STEPS_GPU = 400, 6_000, 40_000
