@@ -14,7 +14,7 @@ Importing the package loads neither torch nor jax.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "train": "fabella.training.api",

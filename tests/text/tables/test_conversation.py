@@ -347,7 +347,17 @@ def test_columns_with_the_names_of_the_roles_are_a_conversation(request_name: st
 
 
 @pytest.mark.parametrize(
-    "names", [("Frage", "Antwort"), ("问题", "回答"), (" Вопрос ", "Ответ"), ("question", "re\u0301ponse"), ("Q", "A")]
+    "names",
+    [
+        ("Frage", "Antwort"),
+        ("问题", "回答"),
+        (" Вопрос ", "Ответ"),
+        ("question", "re\u0301ponse"),
+        ("Question", "Reponse"),
+        ("질문", "답변"),
+        ("प्रश्न", "उत्तर"),
+        ("Q", "A"),
+    ],
 )
 def test_requests_and_responses_are_recognized_in_many_languages(names: tuple[str, str]) -> None:
     row = dict(zip(names, ("A story!", STORY), strict=True))

@@ -32,7 +32,7 @@ REQUEST_NAMES = ("instruction", "prompt", "question", "query", "problem")
 ANSWER_NAMES = ("output", "response", "completion", "solution", "answer", "chosen")
 PAIRS_OF_LANGUAGES = (
     ("frage", "antwort"), ("anweisung", "ausgabe"), ("aufgabe", "lösung"),
-    ("question", "réponse"), ("question", "reponse"), ("consigne", "réponse"),
+    ("question", "réponse"), ("consigne", "réponse"),
     ("pregunta", "respuesta"), ("instrucción", "respuesta"), ("pergunta", "resposta"), ("instrução", "resposta"),
     ("domanda", "risposta"), ("istruzione", "risposta"), ("vraag", "antwoord"), ("pytanie", "odpowiedź"),
     ("otázka", "odpověď"), ("fråga", "svar"), ("spørsmål", "svar"), ("spørgsmål", "svar"), ("soru", "cevap"),
@@ -221,13 +221,18 @@ def _string(value: object) -> str:
 
 def pair_of(columns: Sequence[str]) -> tuple[str, ...]:
     """Return the columns of instruction data among ``columns``, as they are spelled there; empty without any."""
-    by_name = {unicodedata.normalize("NFC", column.strip().lower()): column for column in reversed(columns)}
+    by_name = {_without_accents(column.strip().lower()): column for column in reversed(columns)}
     for names in PAIRS:
+        names = [_without_accents(name) for name in names]
         if all(name in by_name for name in names):
             system = tuple(by_name[name] for name in SYSTEM_NAMES if name in by_name)[:1]
             history = (by_name[HISTORY],) if HISTORY in by_name else ()
             return (*system, *history, *(by_name[name] for name in names))
     return ()
+
+
+def _without_accents(name: str) -> str:
+    return "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
 
 
 def messages_of_pair(row: Mapping[str, Any], columns: Sequence[str]) -> list[Message]:
