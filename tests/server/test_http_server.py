@@ -104,6 +104,25 @@ def test_malformed_requests_get_one_error_in_the_format_of_all_others(port: int,
     assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://localhost/healthz", "localhost", 200),
+        ("HTTPS://127.0.0.1:8000/healthz?verbose=1", "other.example", 200),  # the host of the target counts
+        ("http://localhost", "localhost", 200),
+        ("http://localhost/nothing", "localhost", 404),
+        ("http://other.example/healthz", "localhost", 403),
+        ("http://localhost/http://localhost/healthz", "localhost", 404),
+    ],
+)
+def test_a_request_may_name_the_whole_address(port: int, target: str, host: str, status: int) -> None:
+    """As requests through a proxy do (RFC 9112, section 3.2.2)."""
+    with connect(port) as connection:
+        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert received.startswith(f"HTTP/1.1 {status} ".encode())
+
+
 def test_connections_over_the_limit_get_503_in_the_same_format() -> None:
     limits = Limits(connections=2)
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

@@ -10,7 +10,7 @@ import hmac
 import ipaddress
 import secrets
 from collections.abc import Collection, Iterable
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
@@ -57,6 +57,24 @@ def secured(app: ASGIApp, access: Access, *, routes: Collection[str], metrics: M
     return SecurityMiddleware(checked, access, routes=routes, metrics=metrics)
 
 
+def with_path_of_target(scope: Scope) -> Scope:
+    """Return a request whose target is a whole address, as proxies send it, with the path and the host of the address.
+
+    The host of the target counts, not the header (RFC 9112, section 3.2.2). Other requests are returned as they are.
+    """
+    if not str(scope["path"]).lower().startswith(("http://", "https://")):
+        return scope
+    _, _, rest = scope["raw_path"].partition(b"://")
+    host, slash, path = rest.partition(b"/")
+    headers = [(name, host if name == b"host" else value) for name, value in scope["headers"]]
+    return {
+        **scope,
+        "path": unquote((slash + path).decode("ascii")) or "/",
+        "raw_path": slash + path,
+        "headers": headers,
+    }
+
+
 class SecurityMiddleware:
     """ASGI middleware that wraps the whole application.
 
@@ -73,6 +91,7 @@ class SecurityMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = with_path_of_target(scope)
         number = secrets.token_hex(8)
         request_id.set(number)
         path = str(scope["path"])

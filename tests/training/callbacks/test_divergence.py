@@ -51,6 +51,25 @@ def test_a_loss_far_above_chance_or_above_its_best_is_reported_once(losses: list
     assert row["loss"] > 1.2 * CHANCE if "chance" in row else row["loss"] > 1.5 * row["best"]
 
 
+@pytest.mark.parametrize(
+    ("losses", "is_reported"),
+    [([CHANCE, 9.0, *[400.0] * 18], True), ([400.0] * 9 + [5.0] * 11, False), ([CHANCE] * 20, False), ([400.0], True)],
+)
+def test_a_short_run_is_reported_at_its_last_step(losses: list[float], is_reported: bool) -> None:
+    rows: list[Any] = []
+    detector = Divergence(rows.append, chance=CHANCE, stop=False, advice=lambda: "Do this.", last_step=len(losses))
+    for step, loss in enumerate(losses, start=1):
+        assert rows == []
+        detector.check(step, loss)
+    assert [row["step"] for row in rows] == [len(losses)] * is_reported
+
+
+def test_a_short_training_without_validation_is_reported(data: TokenizedDataset, tmp_path: Path) -> None:
+    start_run(tiny.run(*WILD, "validation.every_steps=0", steps=20), tmp_path / "run", data)
+    (row,) = [row for row in tiny.metrics(tmp_path / "run") if row["kind"] == "divergence"]
+    assert row["step"] == 20
+
+
 @pytest.mark.fault("I6", cases=1)
 @pytest.mark.parametrize("losses", list(DIVERGED.values())[1:], ids=list(DIVERGED)[1:])
 def test_a_resumed_run_reports_the_same_and_not_again(losses: list[float]) -> None:

@@ -51,14 +51,17 @@ class DivergedError(NumericsError):
 class Divergence:
     """Report once in a run that the median of the latest losses is far above chance or above its own lowest value.
 
-    In a run of fewer steps than the median needs, a validation loss far above chance is reported.
+    In a run of fewer steps than the median needs, a validation loss far above chance is reported, and at the end of the
+    run the median of the later half of its losses.
 
     With ``training.on_divergence: stop`` or ``rollback`` it then ends the training, or this part of it.
     """
 
-    def __init__(self, write: Callable[[Row], None], *, chance: float, stop: bool, advice: Callable[[], str]) -> None:
+    def __init__(
+        self, write: Callable[[Row], None], *, chance: float, stop: bool, advice: Callable[[], str], last_step: int = 0
+    ) -> None:
         """``chance``: loss of guessing, the log of the vocabulary size. ``stop``: raise an error, too."""
-        self.write, self.chance, self.stop, self.advice = write, chance, stop, advice
+        self.write, self.chance, self.stop, self.advice, self.last_step = write, chance, stop, advice, last_step
         self.best = math.inf
         self.reported = False
         self._losses: deque[float] = deque(maxlen=WINDOW)
@@ -81,7 +84,11 @@ class Divergence:
         if not math.isfinite(loss):
             return
         self._losses.append(float(f"{loss:.6g}"))
-        if self.reported or len(self._losses) < WINDOW:
+        if self.reported:
+            return
+        if len(self._losses) < WINDOW:
+            if step == self.last_step:
+                self._check_few(step)
             return
         middle = median(self._losses)
         self.best = min(self.best, middle)
@@ -89,6 +96,12 @@ class Divergence:
             if middle > FACTOR[reference] * value + MARGIN:
                 self._report(step, {"kind": "divergence", "step": step, "loss": middle, reference: value})
                 return
+
+    def _check_few(self, step: int) -> None:
+        """Report at the end of a short run that its later losses are far above chance."""
+        middle = median(list(self._losses)[len(self._losses) // 2 :])
+        if middle > FACTOR["chance"] * self.chance + MARGIN:
+            self._report(step, {"kind": "divergence", "step": step, "loss": middle, "chance": self.chance})
 
     def check_validation(self, step: int, loss: float) -> None:
         """Do the same with a validation loss far above chance, which needs no window of losses: it has many sequences.
@@ -136,4 +149,4 @@ def watch_divergence(
         return Advice(str(session.run_dir.path), run.optimizer.lr).text(best)
 
     stop = run.training.on_divergence != "report"
-    return Divergence(write, chance=chance, stop=stop, advice=advice).restore(saved)
+    return Divergence(write, chance=chance, stop=stop, advice=advice, last_step=session.steps).restore(saved)
