@@ -13,6 +13,7 @@ from fabella.config.data import HubSource
 from fabella.text import hub
 from fabella.text.decode_policy import DecodePolicy, ReadOptions
 from fabella.text.readers.reader import reader_for
+from fabella.text.tables import threads
 from fabella.text.tables.threads import find_thread
 
 Rows = list[dict[str, Any]]
@@ -72,7 +73,9 @@ WRITERS = pytest.mark.parametrize("write", [write_jsonl, write_csv, write_parque
 def test_rows_of_a_dialog_are_one_document(write: Callable[[Rows, Path], Path], tmp_path: Path) -> None:
     documents, messages = read(write(DIALOG, tmp_path))
     assert documents == DIALOGS
-    assert any("with the same dialogue_id are one conversation; --column text reads" in line for line in messages)
+    assert any(
+        "with the same dialogue_id are one conversation (30 of 30 rows); --column text" in line for line in messages
+    )
     assert read(tmp_path / write(DIALOG, tmp_path).name, "text")[0] == [row["text"] for row in DIALOG]
 
 
@@ -81,7 +84,7 @@ def test_of_a_tree_of_messages_the_best_branch_is_read(write: Callable[[Rows, Pa
     documents, messages = read(write([row for number in range(9) for row in tree(number)], tmp_path))
     assert [document.count("message in tree") for document in documents] == [3] * 9
     assert all("A good message" in document and "bad" not in document for document in documents)
-    assert any("of a tree of replies one branch" in line for line in messages)
+    assert any("of a tree of replies one branch (27 of 45 rows)" in line for line in messages)
 
 
 @pytest.mark.parametrize("changed", ["an id for each row", "no speaker", "an empty speaker", "lists as ids"])
@@ -111,3 +114,14 @@ def test_rows_of_the_hub_that_belong_together_are_reported() -> None:
     policy = DecodePolicy()
     hub.column_of(HubSource(name="owner/dialogs"), DIALOG, policy)
     assert any("rows with the same dialogue_id are one conversation" in line for line in policy.notes.messages())
+
+
+def test_rows_without_a_text_are_counted_and_long_conversations_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "MOST_MESSAGES", 4)
+    rows = [{**row, "dialogue_id": number // 10} for number, row in enumerate(DIALOG)]
+    rows[5]["text"] = ""
+    documents, messages = read(write_jsonl(rows, tmp_path))
+    assert [document.count("sentence") for document in documents] == [4, 3, 2, 4, 4, 2, 4, 4, 2]
+    assert any("(29 of 30 rows)" in line for line in messages)

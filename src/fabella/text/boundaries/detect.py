@@ -79,10 +79,21 @@ def detect_boundary(sample: str, *, one_text: bool = False) -> Boundary:
 
     ``one_text``: the file is one document unless a marker says otherwise, as Markdown and each of many files are.
     """
+    boundary = _detect(sample, one_text=one_text)
+    if boundary.separator in ("file", "lines") and (columns := _columns_of_table(sample)):
+        return Boundary(
+            boundary.separator, f"it holds a table of {columns} columns: name it .csv to read a column of it"
+        )
+    return boundary
+
+
+def _detect(sample: str, *, one_text: bool) -> Boundary:
     if marker := _marker(sample):
         return Boundary(marker)
-    if hint := _hint_of_format(sample):
-        return Boundary("file", hint)
+    if JSON.match(sample):
+        return Boundary("file", "it holds JSON: name it .jsonl, so that its text is read without braces and keys")
+    if XML.match(sample):
+        return Boundary("file", f"it holds XML, whose tags are read as text; {XML_ADVICE}")
     if one_text or not sample.strip():
         return RUNNING_TEXT
     if boundary := _rule_line(sample):
@@ -101,21 +112,10 @@ def detect_boundary(sample: str, *, one_text: bool = False) -> Boundary:
     return Boundary("file", "if each line is a document of its own: --separator lines")
 
 
-def _hint_of_format(sample: str) -> str:
-    """Return what to do about a text in another format, which is read as it is written; empty for plain text."""
-    if JSON.match(sample):
-        return "it holds JSON: name it .jsonl, so that its text is read without braces and keys"
-    if XML.match(sample):
-        return f"it holds XML, whose tags are read as text; {XML_ADVICE}"
-    if columns := _columns_of_table(sample):
-        return f"it holds a table of {columns} columns: name it .csv, so that a column is read"
-    return ""
-
-
 def _columns_of_table(sample: str) -> int:
     """Return the number of columns if every line has the same number of tabs, or reads as CSV with a header; else 0."""
     lines = sample[: sample.rfind("\n") + 1].splitlines()[:200] or sample.splitlines()
-    lines = [line for line in lines if line.strip()]
+    lines = [stripped for line in lines if (stripped := line.strip())]
     if len(lines) < TABLE_LINES:
         return 0
     tabs = {line.count("\t") for line in lines}

@@ -60,8 +60,7 @@ def row_documents(rows: Iterator[Row], name: str, options: ReadOptions, policy: 
         return
     thread = find_thread(first) if options.column == "auto" else None
     if thread:
-        policy.notes.remarks[f"conversations of {name}"] = thread.description(name)
-        first, rows = peek(_conversations(rows, thread))
+        first, rows = peek(_conversations(rows, thread, name, policy))
     column = find_text(options.column, first, name, policy.writer)
     detection = report_column(column, name, policy, detected=options.column == "auto")
     for row in rows:
@@ -82,11 +81,15 @@ def row_documents(rows: Iterator[Row], name: str, options: ReadOptions, policy: 
             yield text
 
 
-def _conversations(rows: Iterator[Row], thread: Thread) -> Iterator[Row]:
-    """Yield one row with the messages of each conversation, at the line of its first message."""
-    for messages in thread.conversations(rows):
-        escaped = any(row.escaped for row in messages)
-        yield Row({MESSAGES: thread.messages(messages)}, messages[0].line, escaped=escaped)
+def _conversations(rows: Iterator[Row], thread: Thread, name: str, policy: DecodePolicy) -> Iterator[Row]:
+    """Yield one row with the messages of each conversation, at the line of its first message; note what is read."""
+    read = total = 0
+    for messages, count in thread.conversations(rows):
+        read, total = read + len(messages), total + count
+        policy.notes.remarks[f"conversations of {name}"] = thread.description(name, read, total)
+        if messages:
+            escaped = any(row.escaped for row in messages)
+            yield Row({MESSAGES: thread.messages(messages)}, messages[0].line, escaped=escaped)
 
 
 def report_column(column: TextColumn, name: str, policy: DecodePolicy, *, detected: bool) -> Any:

@@ -6,7 +6,7 @@ message_tree_id, message_id, parent_id, role, text  a tree of messages, of which
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from typing import Any
 
 from fabella.text.tables.conversation import CONTENT_KEYS, ROLE_KEYS
@@ -19,6 +19,8 @@ THREAD_NAMES = frozenset({
 """Names of the column that rows of one conversation share, in lower case and without signs."""
 SPEAKER_NAMES = frozenset({*ROLE_KEYS, "speakerid", "user", "username", "name", "character", "actor"})
 TEXT_NAMES = frozenset({*CONTENT_KEYS, "utterance", "line", "body"})
+MOST_MESSAGES = 10_000
+"""Rows of a conversation at most, so that memory stays bounded; more are read as several conversations."""
 MESSAGES = "messages"
 """Column of the conversations that rows are joined to."""
 
@@ -37,12 +39,12 @@ class Thread:
     rank: str = ""
     """Column with the rank of a reply, from 0, the best"""
 
-    def description(self, name: str) -> str:
+    def description(self, name: str, read: int, rows: int) -> str:
         """Return a sentence about what is read as a conversation, and how to read it otherwise."""
         branch = ", of a tree of replies one branch" if self.parent else ""
         return (
-            f"rows of {name} with the same {self.key} are one conversation{branch}; --column {self.text} reads each "
-            "row as a document"
+            f"rows of {name} with the same {self.key} are one conversation{branch} ({read:,} of {rows:,} rows); "
+            f"--column {self.text} reads each row as a document"
         )
 
     def advice(self, name: str) -> str:
@@ -52,12 +54,15 @@ class Thread:
             f"joined when they are read from files (hf download --repo-type dataset {name})"
         )
 
-    def conversations(self, rows: Iterator[Any]) -> Iterator[list[Any]]:
-        """Yield the rows of each conversation, of a tree those of one branch."""
+    def conversations(self, rows: Iterator[Any]) -> Iterator[tuple[list[Any], int]]:
+        """Yield (the rows of a conversation, of a tree those of one branch; the number of rows that they are from).
+
+        Rows without a speaker or a text are left out.
+        """
         for _, group in groupby(rows, key=lambda row: row.get(self.key)):
-            messages = [row for row in group if _is_message(row, self)]
-            if messages:
-                yield self._branch(messages) if self.parent else messages
+            while part := list(islice(group, MOST_MESSAGES)):
+                messages = [row for row in part if _is_message(row, self)]
+                yield self._branch(messages) if self.parent and messages else messages, len(part)
 
     def messages(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the rows of a conversation as messages with a role and a content."""
