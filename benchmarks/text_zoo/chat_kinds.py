@@ -134,4 +134,24 @@ KINDS = [
         "a.csv",
         notes=["Human, Assistant, a conversation"],
     ),
+    Kind(
+        "a CSV of questions and answers in German",
+        {"a.csv": table([("Frage", "Antwort"), *zip(QUESTIONS, LINES, strict=True)])},
+        CHATS,
+        "a.csv",
+        notes=["Frage, Antwort, a conversation"],
+    ),
+    Kind(
+        "messages in rows of their own",
+        {
+            "a.jsonl": jsonl(
+                {"message_tree_id": n, "message_id": f"{n}{role}", "parent_id": parent, "role": role, "text": text}
+                for n, (q, a) in enumerate(zip(QUESTIONS, LINES, strict=True))
+                for role, parent, text in (("prompter", None, q), ("assistant", f"{n}prompter", a))
+            )
+        },
+        CHATS,
+        "a.jsonl",
+        notes=["with the same message_tree_id are one conversation", "(48 of 48 rows)"],
+    ),
 ]

@@ -521,6 +521,18 @@ ARCHIVES = [
         refused="There is no text in",
     ),
     Kind(
+        "a text named .gz",
+        {"a.txt.gz": NOVEL.encode()},
+        source="a.txt.gz",
+        refused="Name it a.txt.",
+    ),
+    Kind(
+        "a zip archive named .gz",
+        {"a.txt.gz": zipped({"a.txt": NOVEL.encode()})},
+        source="a.txt.gz",
+        refused="Name it a.txt.zip.",
+    ),
+    Kind(
         "a damaged gzip file",
         {"a.txt.gz": gzip.compress(NOVEL.encode())[:200]},
         source="a.txt.gz",
