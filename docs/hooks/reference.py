@@ -46,6 +46,8 @@ RESULTS = (
     ("evaluation.comparison.compare", "RunPair"),
     ("evaluation.comparison.compare", "VariantScore"),
     ("evaluation.comparison.compare", "VariantPair"),
+    ("evaluation.evaluate", "Evaluation"),
+    ("runs.verify", "Finding"),
     ("interop.export", "ExportResult"),
     ("interop.export", "ExportedCheckpoints"),
     ("interop.import_model", "ImportResult"),

@@ -10,6 +10,7 @@ import pytest
 from fabella.cli.main import run as fabella
 from fabella.evaluation.evaluate import FILE
 from fabella.evaluation.scoring import both_rules
+from fabella.storage import json_safe
 from fabella.training.run import start_run
 from tests.training import tiny
 
@@ -46,6 +47,22 @@ def test_the_result_is_saved_and_reproducible(run_dir: Path, capsys: pytest.Capt
     assert [scores["rule"] for scores in saved["scores"]] == ["story-32", "line-32"]
     for scores in saved["scores"]:
         assert scores["loss"]["low"] < scores["loss"]["value"] < scores["loss"]["high"]
+
+
+def test_python_measures_and_verifies_what_the_commands_do(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import fabella as package
+
+    _, out, _ = evaluated(capsys, run_dir, *SMALL, "--json")
+    result = package.evaluate(str(run_dir), package.EvalConfig(num_samples=3, max_tokens=24, num_cloze=4))
+    measured, printed = json.loads(json.dumps(json_safe(result.as_json()))), json.loads(out)
+    assert measured.pop("seconds").keys() == printed.pop("seconds").keys()
+    assert measured == printed
+    assert package.verify(str(run_dir)) == []
+    (run_dir / "latest").write_text("step-99999999\n")
+    try:
+        assert [finding.level for finding in package.verify(run_dir)] == ["damaged"]
+    finally:
+        (run_dir / "latest").write_text("step-00000008\n")
 
 
 def test_the_text_output_has_the_same_numbers(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -226,8 +226,8 @@ def test_the_model_of_a_loaded_run_is_a_module_from_tokens_to_logits(run_dir: Pa
 
 def test_the_package_lists_its_public_names() -> None:
     names = [
-        "FabellaError", "SamplingParams", "__version__", "activations", "compare", "export", "export_checkpoints",
-        "import_model", "load", "prepare", "read_metrics", "resume", "train",
+        "EvalConfig", "FabellaError", "SamplingParams", "__version__", "activations", "compare", "evaluate", "export",
+        "export_checkpoints", "import_model", "load", "prepare", "read_metrics", "resume", "train", "verify",
     ]  # fmt: skip
     assert dir(fabella) == names
     assert all(hasattr(fabella, name) for name in names)

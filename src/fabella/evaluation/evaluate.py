@@ -104,12 +104,15 @@ class Evaluation:
         return {"format": FORMAT, **asdict(self)}
 
 
-def evaluate(path: Path, config: EvalConfig, report: Callable[[str], None] = lambda text: None) -> Evaluation:
+def evaluate(
+    path: str | Path, config: EvalConfig | None = None, report: Callable[[str], None] = lambda text: None
+) -> Evaluation:
     """Evaluate the run in ``path`` and save the result there, unless ``config.text`` is given.
 
-    ``report`` is called with status messages. Raises StorageError without a run or checkpoint, PreparedDataError if the
-    run's dataset is missing or has changed.
+    ``config``: by default that of ``fabella evaluate``. ``report`` is called with status messages. Raises StorageError
+    without a run or checkpoint, PreparedDataError if the run's dataset is missing or has changed.
     """
+    path, config = Path(path), config or EvalConfig()
     run_dir = RunDir.open(path)
     generator = load(
         path, checkpoint=config.checkpoint, weights=config.weights, device=config.device, engine=config.engine

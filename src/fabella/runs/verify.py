@@ -29,11 +29,12 @@ class Finding:
     problem: str
 
 
-def verify(path: Path) -> list[Finding]:
+def verify(path: str | Path) -> list[Finding]:
     """Return all findings about the run or the dataset in ``path``; an empty list if everything is valid.
 
     Raise CheckpointError for a path that is known to be something else, as a checkpoint or a directory of runs.
     """
+    path = Path(path)
     if (path / "train").is_dir() and not (path / CONFIG).exists():
         return list(_prepared(path))
     try:
