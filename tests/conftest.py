@@ -143,11 +143,11 @@ def has_gpu() -> bool:
 @pytest.fixture(autouse=True)
 def same_signal_handlers() -> Iterator[None]:
     """Fail a test that leaves a signal handler changed: a later test of the same process would fail for it."""
-    before = [signal.getsignal(number) for number in HANDLED_SIGNALS]
+    before = {number: signal.getsignal(number) for number in HANDLED_SIGNALS}
     yield
-    changed = [n for n, handler in zip(HANDLED_SIGNALS, before, strict=True) if signal.getsignal(n) != handler]
+    changed = [number for number, handler in before.items() if signal.getsignal(number) != handler]
     for number in changed:
-        signal.signal(number, before[HANDLED_SIGNALS.index(number)])
+        signal.signal(number, before[number])
     assert not changed, f"the test left the handlers of {changed} changed"
 
 

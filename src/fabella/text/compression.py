@@ -26,6 +26,14 @@ WINDOW = 2**27
 ZSTD_STEP = 2**10
 """Compressed bytes given to zstd at once: its output has no limit, and 4 bytes can expand to 128 KiB."""
 
+SIGNATURES = {
+    ".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0", ".bz2": b"BZh", ".zst": b"\x28\xb5\x2f\xfd", ".zip": b"PK\x03\x04",
+    ".7z": b"7z\xbc\xaf\x27\x1c", ".rar": b"Rar!\x1a\x07",
+}  # fmt: skip
+"""Suffix → bytes at the beginning of a file of this format."""
+HEAD = 2**10
+"""Bytes at the beginning of a file by which its format is recognized."""
+
 
 # Yields decompressed blocks; returns the compressed bytes after the end of the stream.
 Decompressed = Generator[bytes, None, bytes]
@@ -158,13 +166,6 @@ def _zstd() -> Codec:
     return Codec(decompressor.decompressobj, _decompress_zstd, zstandard.ZstdError)
 
 
-SIGNATURES = {
-    ".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0", ".bz2": b"BZh", ".zst": b"\x28\xb5\x2f\xfd", ".zip": b"PK\x03\x04",
-    ".7z": b"7z\xbc\xaf\x27\x1c", ".rar": b"Rar!\x1a\x07",
-}  # fmt: skip
-"""Suffix → bytes at the beginning of a file of this format."""
-HEAD = 2**10
-"""Bytes at the beginning of a file by which its format is recognized."""
 CODECS = {
     ".gz": _gzip, ".xz": _xz, ".bz2": _bz2, ".zst": _zstd,
     ".tgz": _gzip, ".txz": _xz, ".tbz": _bz2, ".tbz2": _bz2, ".tzst": _zstd,

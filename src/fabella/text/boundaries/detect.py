@@ -57,8 +57,8 @@ XML = re.compile(r"\ufeff?\s*(?:<\?xml\s|<(?:mediawiki|TEI|rss|feed|doc|corpus|t
 XML_ADVICE = "extract its text first (wikiextractor does it for a dump of Wikipedia)"
 COLUMN_NAME = re.compile(r"[^\W\d][\w.-]*(?: [\w.-]+)?")
 """A name of one or two words, without signs."""
-TABLE_LINES = 20
-"""Lines from which on equally many tabs or commas in each are a table."""
+TABLE_LINES, MOST_TABLE_LINES = 20, 200
+"""Lines from which on equally many tabs or commas in each are a table, and lines inspected at most."""
 WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 WITHOUT_SPACES = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")
 
@@ -114,8 +114,8 @@ def _detect(sample: str, *, one_text: bool) -> Boundary:
 
 def _columns_of_table(sample: str) -> int:
     """Return the number of columns if every line has the same number of tabs, or reads as CSV with a header; else 0."""
-    lines = sample[: sample.rfind("\n") + 1].splitlines()[:200] or sample.splitlines()
-    lines = [stripped for line in lines if (stripped := line.strip())]
+    complete = sample.split("\n", MOST_TABLE_LINES)[:-1]  # without what follows the last line end
+    lines = [stripped for line in complete if (stripped := line.strip())]
     if len(lines) < TABLE_LINES:
         return 0
     tabs = {line.count("\t") for line in lines}

@@ -9,7 +9,7 @@ auto                       detected from the names of the columns and the first 
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
@@ -122,7 +122,7 @@ def find_text(
     if fields := FIELD.findall(wanted):
         for field in fields:
             _require_column(field.partition(".")[0] if field not in columns else field, columns, name)
-        return _template(wanted, tuple(fields), rows, writer)
+        return _template(wanted, tuple(fields), columns, rows, writer)
     first, _, rest = wanted.partition(".")
     if rest and first in columns:
         path = tuple(wanted.split("."))
@@ -181,17 +181,21 @@ def _required(row: Mapping[str, Any], column: str) -> Any:
 
 
 def _template(
-    wanted: str, fields: tuple[str, ...], rows: Sequence[Mapping[str, Any]], writer: ConversationWriter
+    wanted: str,
+    fields: tuple[str, ...],
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    writer: ConversationWriter,
 ) -> TextColumn:
     """Return the text of a template such as ``{title}\\n{text}``; ``\\n`` may be typed as two characters."""
-    columns = {column for row in rows for column in row}
     lists = {field for field in fields if _has_lists(rows, field)}
     pieces = FIELD.split(wanted.replace("\\n", "\n").replace("\\t", "\t"))  # text and fields in turn
-    pieces[::2] = [_string(writer.escaped(piece)) for piece in pieces[::2]]
+    pieces[::2] = [string_of(writer.escaped(piece)) for piece in pieces[::2]]
     answer_fields = {field for field in fields if field.rpartition(".")[2].lower() in ANSWER_COLUMNS}
 
     def text(row: Mapping[str, Any]) -> Cell:
-        row = {**row, **{field: strings_of(row.get(field)) or row.get(field) for field in lists}}
+        if lists:
+            row = {**row, **{field: strings_of(row.get(field)) or row.get(field) for field in lists}}
         values = {field: _field(row, field, columns, writer) for field in fields}
         if all(value is None for value in values.values()):
             return None
@@ -205,16 +209,17 @@ def _template(
     return TextColumn(wanted.replace("\n", "\\n"), top, text)
 
 
-def _field(row: Mapping[str, Any], field: str, columns: Collection[str], writer: ConversationWriter) -> str | None:
+def _field(row: Mapping[str, Any], field: str, columns: Sequence[str], writer: ConversationWriter) -> str | None:
     value = row.get(field)
     if isinstance(value, bool | int | float):
         return str(value)
     nested = field not in columns
     cell = _joined(_values(row, tuple(field.split("."))), field, writer) if nested else _as_text(value, field, writer)
-    return cell if cell is None else _string(cell)
+    return cell if cell is None else string_of(cell)
 
 
-def _string(cell: str | bytes) -> str:
+def string_of(cell: str | bytes) -> str:
+    """Return a cell as a string; bytes that are not UTF-8 become surrogates."""
     return cell.decode("utf-8", "surrogateescape") if isinstance(cell, bytes) else cell
 
 

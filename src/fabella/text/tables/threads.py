@@ -10,7 +10,7 @@ from itertools import groupby, islice, pairwise
 from typing import Any
 
 from fabella.text.tables.conversation import CONTENT_KEYS, ROLE_KEYS
-from fabella.text.tables.text_column import is_text
+from fabella.text.tables.text_column import is_text, string_of
 
 THREAD_NAMES = frozenset({
     "conversationid", "conversation", "convid", "dialogueid", "dialogid", "dialogue", "dialog", "threadid", "threadts",
@@ -34,8 +34,9 @@ class Thread:
     speaker: str
     text: str
     id: str = ""
-    """Columns of the message and of the one that it replies to, if the messages are a tree"""
+    """Column with the id of a message, if the messages are a tree"""
     parent: str = ""
+    """Column with the id of the message that it replies to"""
     rank: str = ""
     """Column with the rank of a reply, from 0, the best"""
 
@@ -66,7 +67,7 @@ class Thread:
 
     def messages(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the rows of a conversation as messages with a role and a content."""
-        return [{"role": _string(row[self.speaker]), "content": _string(row[self.text])} for row in rows]
+        return [{"role": string_of(row[self.speaker]), "content": string_of(row[self.text])} for row in rows]
 
     def _branch(self, rows: list[Any]) -> list[Any]:
         """Return the branch of the best replies: by rank if there is one, else the first of each message."""
@@ -119,7 +120,3 @@ def _is_message(row: Mapping[str, Any], thread: Thread) -> bool:
 
 def _plain(column: str) -> str:
     return "".join(character for character in column.lower() if character.isalnum())
-
-
-def _string(cell: str | bytes) -> str:
-    return cell.decode("utf-8", "surrogateescape") if isinstance(cell, bytes) else cell
