@@ -83,7 +83,7 @@ def misnamed(path: Path, head: bytes) -> TextError | None:
     found = next((suffix for suffix, signature in SIGNATURES.items() if head.startswith(signature)), "")
     if found and CODECS.get(found, found) != CODECS.get(path.suffix.lower(), path.suffix.lower()):
         return TextError(
-            f"{path} is not a {path.suffix} file: it begins as one of {found} does.", hint=f"Name it {name}{found}."
+            f"{path} is not a {path.suffix} file: it begins as a {found} file does.", hint=f"Name it {name}{found}."
         )
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
     if found or not text or not all(sign.isspace() or (sign.isprintable() and sign != "\ufffd") for sign in text):
