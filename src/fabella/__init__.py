@@ -25,6 +25,7 @@ _MODULES = {
     "evaluate": "fabella.evaluation.evaluate",
     "EvalConfig": "fabella.evaluation.evaluate",
     "verify": "fabella.runs.verify",
+    "write_report": "fabella.report.page",
     "compare": "fabella.evaluation.comparison.compare",
     "export": "fabella.interop.export",
     "export_checkpoints": "fabella.interop.export",

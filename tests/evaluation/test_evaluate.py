@@ -57,6 +57,8 @@ def test_python_measures_and_verifies_what_the_commands_do(run_dir: Path, capsys
     measured, printed = json.loads(json.dumps(json_safe(result.as_json()))), json.loads(out)
     assert measured.pop("seconds").keys() == printed.pop("seconds").keys()
     assert measured == printed
+    shown = [f"{each['bits_per_byte']['value']:.4f} bits per byte ({each['rule']})" for each in measured["scores"]]
+    assert repr(result) == f"Evaluation(step 8 on held-out text: {', '.join(shown)})"
     assert package.verify(str(run_dir)) == []
     (run_dir / "latest").write_text("step-99999999\n")
     try:

@@ -228,6 +228,7 @@ def test_the_package_lists_its_public_names() -> None:
     names = [
         "EvalConfig", "FabellaError", "SamplingParams", "__version__", "activations", "compare", "evaluate", "export",
         "export_checkpoints", "import_model", "load", "prepare", "read_metrics", "resume", "train", "verify",
+        "write_report",
     ]  # fmt: skip
     assert dir(fabella) == names
     assert all(hasattr(fabella, name) for name in names)

@@ -1,11 +1,13 @@
 """Tests of the contract in ``fabella/models/__init__.py``, run for every family."""
 
 import ctypes
+import re
 import subprocess
 import sys
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -133,6 +135,25 @@ def test_a_sequence_beyond_the_context_is_an_error_unless_unlimited(family: Any)
         model(family.tokens(1, length))
     with pytest.raises(UsageError, match=message):
         model.init_state(1, length)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message", "hint"),
+    [
+        ([[1, 2]], "as a tensor, got list", "model(torch.tensor([ids]))"),
+        (np.array([[1, 2]]), "as a tensor, got ndarray", "model(torch.tensor([ids]))"),
+        (torch.tensor([1, 2]), "of shape [batch, length], got [2]", "model(tokens[None])"),
+        (torch.tensor([[[1]]]), "of shape [batch, length], got [1, 1, 1]", "model(tokens[None])"),
+        (torch.tensor([[1.0]]), "integer token ids, got torch.float32", "model(tokens.long())"),
+        (torch.tensor([[True]]), "integer token ids, got torch.bool", "model(tokens.long())"),
+    ],
+)
+def test_what_is_not_a_batch_of_ids_is_an_error_that_names_the_remedy(
+    family: Any, tokens: Any, message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
+        family.model()(tokens)
+    assert hint in str(error.value)
 
 
 def test_decoding_tracks_no_gradients(family: Any) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fabella.cli.main import run as fabella
 from fabella.config.data import Packed
-from fabella.errors import CheckpointError
+from fabella.errors import CheckpointError, UsageError
 from fabella.evaluation.evaluate import EvalConfig, evaluate
 from fabella.report import published_curves
 from fabella.report.curves import run_lines
@@ -85,6 +85,18 @@ def test_the_page_of_a_run_is_self_contained_and_deterministic(trained: tuple[Pa
     for score in scores:
         assert f"Rule {score['rule']}, step" in text
         assert f"loss {score['loss']['value']:.4f} (" in text
+
+
+def test_python_writes_the_page_of_the_command(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    import fabella
+
+    assert fabella.write_report(trained, tmp_path / "both.html").read_text() == page([read(run) for run in trained])
+    run = tmp_path / "run"
+    shutil.copytree(trained[1], run)
+    assert fabella.write_report(str(run)) == run / "report.html"
+    assert (run / "report.html").read_text() == page([read(run)])
+    with pytest.raises(UsageError, match="at least one run"):
+        fabella.write_report([])
 
 
 def test_a_score_has_its_rule_and_different_rules_are_a_warning(trained: tuple[Path, Path]) -> None:

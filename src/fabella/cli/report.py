@@ -20,12 +20,12 @@ from fabella.cli.output import print_result, print_status
 from fabella.cli.run_options import writable
 from fabella.errors import UsageError
 from fabella.report import live_server as serving
-from fabella.report.page import page
+from fabella.report.page import write_report
 from fabella.report.plots import draw
 from fabella.report.published_curves import to_published_curve
 from fabella.report.run_history import X_AXES, read
 from fabella.report.terminal_view import follow
-from fabella.storage import atomic_write, write_json
+from fabella.storage import write_json
 
 
 def command(
@@ -68,9 +68,8 @@ def command(
 
 
 def _write(runs: list[Path], output: Path, directories: Mapping[str, Path | None], x_axis: str) -> None:
-    histories = [read(run) for run in runs]
-    atomic_write(output, page(histories).encode())
-    print_result(str(output))
+    print_result(str(write_report(runs, output)))
+    histories = [read(run) for run in runs] if any(directories.values()) else []
     for kind, directory in directories.items():
         for path in draw(histories, directory, x_axis, kind) if directory else ():
             print_result(str(path))

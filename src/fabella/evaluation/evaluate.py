@@ -103,6 +103,10 @@ class Evaluation:
         """Return the content of ``evaluation.json``."""
         return {"format": FORMAT, **asdict(self)}
 
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{each.bits_per_byte.value:.4f} bits per byte ({each.rule})" for each in self.scores)
+        return f"Evaluation(step {self.step:,} on {self.text}: {scores})"
+
 
 def evaluate(
     path: str | Path, config: EvalConfig | None = None, report: Callable[[str], None] = lambda text: None

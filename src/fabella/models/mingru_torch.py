@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fabella.models.mingru import Config
-from fabella.models.nn.layers_torch import GELUMLP, RMSNorm
+from fabella.models.nn.layers_torch import GELUMLP, RMSNorm, require_token_ids
 from fabella.models.nn.loss_torch import linear_cross_entropy, linear_losses
 from fabella.models.nn.recurrence_torch import MinGRU
 
@@ -71,7 +71,11 @@ class Model(nn.Module):
         return outputs
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return next-token logits of the last head at every position."""
+        """Return next-token logits of the last head at every position.
+
+        Raises UsageError for anything but a 2-D tensor of integers.
+        """
+        require_token_ids(tokens)
         return self.stack[-1].head(self.hidden_states(tokens)[-1])
 
     def loss(

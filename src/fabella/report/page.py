@@ -4,8 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from fabella.errors import UsageError
 from fabella.models.parameters import count, count_non_embedding
 from fabella.models.registry import family_label
 from fabella.report.axes import number
@@ -13,17 +15,31 @@ from fabella.report.charts import caption, chart
 from fabella.report.curves import X, curves
 from fabella.report.evaluation_section import evaluation_section
 from fabella.report.published_curves import PublishedCurve, matching_curves
-from fabella.report.run_history import RunHistory, data_of, differing, names
+from fabella.report.run_history import RunHistory, data_of, differing, names, read
 from fabella.report.seeds import mean_scores, scores, seed_groups
 from fabella.run_config.files import to_yaml
 from fabella.runs.branch import parent_of
 from fabella.runs.resume_rules import describe_changes
 from fabella.runs.run_dir import CHANGES, INIT_FROM
-from fabella.storage import format_duration, format_exp, format_number
+from fabella.storage import atomic_write, format_duration, format_exp, format_number
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 X_AXIS_LABELS = {"step": "steps", "tokens": "tokens", "seconds": "time", "flops": "FLOPs"}
 MAX_SAMPLES = 24
+
+
+def write_report(runs: str | Path | Sequence[str | Path], output: str | Path = "") -> Path:
+    """Write the report of one or several runs as one HTML file, and return its path.
+
+    ``output``: by default ``report.html`` in the first run. Raises StorageError for a directory that is not a run, a
+    run with damaged metrics, or a file that cannot be written; UsageError without a run.
+    """
+    paths = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    if not paths:
+        raise UsageError("Expected at least one run, got none.", hint="Give the directory of a run.")
+    target = Path(output) if output else paths[0] / "report.html"
+    atomic_write(target, page([read(path) for path in paths]).encode())
+    return target
 
 
 def page(histories: Sequence[RunHistory], *, live: str = "") -> str:

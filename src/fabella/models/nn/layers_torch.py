@@ -8,10 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fabella.errors import UsageError
 from fabella.models.nn.kernels.fused_layers_torch import fused_gelu, fused_rms_norm, fused_swiglu
 from fabella.models.nn.kernels.fused_residual_torch import fused_scaled_sum, fused_sum_norm
 from fabella.models.nn.kernels.tensors_torch import DTYPES, has_hooks, kernels_for
 from fabella.models.nn.loss_torch import linear_cross_entropy, linear_losses
+
+INTEGERS = (torch.int64, torch.int32)
+"""Data types that an embedding reads."""
 
 
 class CausalLM(nn.Module):
@@ -35,7 +39,8 @@ class CausalLM(nn.Module):
         """
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return next-token logits at every position."""
+        """Return next-token logits at every position. Raises UsageError for anything but a 2-D tensor of integers."""
+        require_token_ids(tokens)
         return functional.linear(self.hidden_states(tokens), self.head_weight)
 
     def loss(
@@ -68,6 +73,21 @@ class CausalLM(nn.Module):
         last = self.hidden_states(tokens, state)[:, -1]
         # weight @ x.T rather than x @ weight.T: for 2 to 8 sequences, up to twice as fast on a CPU
         return (self.head_weight @ last.T).T.contiguous(), state
+
+
+def require_token_ids(tokens: object) -> None:
+    """Raise UsageError unless ``tokens`` is a 2-D tensor of integers."""
+    if not isinstance(tokens, Tensor):
+        raise UsageError(
+            f"Expected token ids as a tensor, got {type(tokens).__name__}.", hint="Try model(torch.tensor([ids]))."
+        )
+    if tokens.ndim != 2:
+        raise UsageError(
+            f"Expected token ids of shape [batch, length], got {list(tokens.shape)}.",
+            hint="One sequence is a batch of one: model(tokens[None]).",
+        )
+    if tokens.dtype not in INTEGERS:
+        raise UsageError(f"Expected integer token ids, got {tokens.dtype}.", hint="Try model(tokens.long()).")
 
 
 class RMSNorm(nn.Module):
