@@ -157,7 +157,7 @@ ROWS = {
     "I8": "requests of official clients with neutral, unsupported and unknown fields: answered, or refused by name",
     "I9": "job scripts (SLURM, torchrun): every exit code is kept; a job is queued again only after a stop by signal",
     "I11": "every command that an error advises works, or leads to a different, later error",
-    "I12": "fcntl, resource, os.fork or SIGUSR1 missing: every command starts, training and generation work",
+    "I12": "fcntl, resource, os.fork or SIGUSR1 missing, or all that Windows lacks: the commands work",
     "I13": "any status with any body, or a broken stream, at the story page: explained, and nothing is left of it",
 }
 

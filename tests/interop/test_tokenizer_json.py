@@ -111,7 +111,10 @@ def batches(tokenizer: Tokenizer, count: int) -> Iterator[list[str]]:
     ],
 )
 def test_an_exported_tokenizer_has_the_same_ids_and_texts(kind: str, count: int, tmp_path: Path) -> None:
-    """Compare transformers' AutoTokenizer and the tokenizers library, both reading the exported files, with Fabella."""
+    """Compare the tokenizers library and transformers' AutoTokenizer, both reading the exported files, with Fabella.
+
+    AutoTokenizer, which takes most of the time, reads MANY strings.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = make(kind, tmp_path / "source")
@@ -125,12 +128,14 @@ def test_an_exported_tokenizer_has_the_same_ids_and_texts(kind: str, count: int,
     for texts in batches(tokenizer, count):
         expected = [ids.tolist() for ids in tokenizer.encode_many(texts)]
         decoded = library.decode_batch(expected)
-        assert theirs.batch_decode(expected, skip_special_tokens=True) == decoded
-        encoded = zip(theirs(texts)["input_ids"], library.encode_batch_fast(texts), strict=True)
-        for text, ids, plain, (one, other) in zip(texts, expected, decoded, encoded, strict=True):
-            assert one == other.ids == [first, *ids], repr(text)
+        encoded = library.encode_batch_fast(texts)
+        for text, ids, plain, encoding in zip(texts, expected, decoded, encoded, strict=True):
+            assert encoding.ids == [first, *ids], repr(text)
             assert is_same_text(tokenizer.decode(ids), plain), repr(text)
             assert kind not in OWN or plain == text
+        if compared < MANY:
+            assert theirs.batch_decode(expected, skip_special_tokens=True) == decoded
+            assert theirs(texts)["input_ids"] == [encoding.ids for encoding in encoded]
         compared += len(texts)
     assert compared > 0.8 * count
 

@@ -216,7 +216,7 @@ def settings(options: BenchOptions, parts: Any) -> dict[str, Any]:
         "bf16": options.bf16,
         "rounds": options.rounds,
         "warm_up_steps": WARM_UP_STEPS,
-        "load_before": os.getloadavg()[0],
+        "load_before": psutil.getloadavg()[0],
         # Peers can set these, too: they decide much of the speed on CPUs.
         "allocator": {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "LD_PRELOAD"))},
     }

@@ -23,7 +23,7 @@ from typer.core import TyperGroup
 
 import fabella
 from fabella.cli.help import OVERRIDES, Command
-from fabella.cli.output import print_status
+from fabella.cli.output import print_any_text, print_status
 from fabella.errors import FabellaError, StorageError, UsageError
 from fabella.storage import escaped
 
@@ -126,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     install_signal_handlers()
+    print_any_text()
     sys.exit(run(words, debug=debug))
 
 

@@ -1,17 +1,25 @@
 """Output of commands: results on standard output, everything else on standard error."""
 
+import codecs
 import contextlib
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
 from fabella.errors import StorageError
 from fabella.storage import json_safe
 from fabella.tracking.console import ProgressLine, is_terminal, print_status
 
 __all__ = ["ProgressLine", "is_terminal", "print_json", "print_report", "print_result", "print_status"]
+
+
+def print_any_text() -> None:
+    """Let standard output escape characters that its encoding lacks (Windows, a Latin-1 locale), instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not if it was closed or replaced
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class Result(Protocol):
@@ -51,9 +59,16 @@ def _close_output() -> None:
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object to standard output, with null for non-finite numbers, which JSON lacks.
 
-    On a terminal, non-ASCII characters are escaped, because a text may contain control characters.
+    Non-ASCII characters are escaped on a terminal, because a text may contain control characters, and in an encoding
+    that may lack them.
     """
-    print_result(json.dumps(json_safe(value), ensure_ascii=is_terminal(sys.stdout), allow_nan=False))
+    escaped = is_terminal(sys.stdout) or not _is_utf8(sys.stdout)
+    print_result(json.dumps(json_safe(value), ensure_ascii=escaped, allow_nan=False))
+
+
+def _is_utf8(stream: TextIO | None) -> bool:
+    name = getattr(stream, "encoding", None) or "utf-8"  # a stream of a test or a notebook may have none
+    return codecs.lookup(name).name == "utf-8"
 
 
 def print_report(result: AnyResult, lines: Callable[[AnyResult], Sequence[str]], *, as_json: bool) -> None:

@@ -14,10 +14,10 @@ guard), share no memory, and exit by themselves when the pipe from their parent 
 """
 
 import contextlib
+import io
 import json
 import os
 import queue
-import select
 import signal
 import struct
 import subprocess
@@ -169,6 +169,7 @@ class ChildProcess:
         self.name = name
         self._request: bytes | None = json.dumps(request).encode()
         self._lock = threading.Lock()
+        self._waiting: threading.Thread | None = None
         self._stderr = tempfile.TemporaryFile() if keep_stderr else None  # noqa: SIM115 (closed with the pipes)
         # -P: a file in the user's directory must not replace a module. Its own process group: no Ctrl-C.
         paths = os.pathsep.join(path for path in sys.path if path)
@@ -208,8 +209,15 @@ class ChildProcess:
     def has_response(self, seconds: float) -> bool:
         """Wait at most ``seconds`` for the start of a response, or for the child's exit."""
         stream = self._process.stdout
-        assert stream is not None, "stdout is a pipe"
-        return bool(select.select([stream], [], [], seconds)[0])
+        assert isinstance(stream, io.BufferedReader), "stdout is a pipe"
+        if self._waiting is None:  # a thread: select cannot wait for a pipe on Windows
+            self._waiting = threading.Thread(target=stream.peek, args=(1,), name=f"{self.name} waits", daemon=True)
+            self._waiting.start()
+        self._waiting.join(seconds)
+        if self._waiting.is_alive():
+            return False
+        self._waiting = None
+        return True
 
     def receive(self) -> Frame:
         """Wait for the result of a request. Raises the child's FabellaError, or ChildExitedError."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from fabella.errors import CheckpointError
 from fabella.storage import atomic_write, escaped, json_safe, storage_errors
+from fabella.storage.atomic_file import write_all
+from fabella.storage.temp_files import BINARY
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -18,7 +20,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """
     line = (json.dumps(json_safe(row), ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
     with storage_errors(path, f"writing {escaped(path.name)}", needed=len(line)):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o666)
         try:
             end = _end_of_complete_lines(descriptor)
             _write_or_undo(descriptor, line, end)
@@ -85,7 +87,8 @@ def _end_of_complete_lines(descriptor: int) -> int:
     position, block = size, 4096
     while position > 0:
         start = max(0, position - block)
-        newline = os.pread(descriptor, position - start, start).rfind(b"\n")
+        os.lseek(descriptor, start, os.SEEK_SET)
+        newline = os.read(descriptor, position - start).rfind(b"\n")
         if newline >= 0:
             return start + newline + 1
         position = start
@@ -96,10 +99,9 @@ def _write_or_undo(descriptor: int, line: bytes, end: int) -> None:
     """Write at ``end`` and drop the bytes after it; on an error, leave no incomplete line."""
     if os.fstat(descriptor).st_size > end:
         os.ftruncate(descriptor, end)
-    written = 0
+    os.lseek(descriptor, end, os.SEEK_SET)
     try:
-        while written < len(line):
-            written += os.pwrite(descriptor, line[written:], end + written)
+        write_all(descriptor, line)
     except OSError:
         os.ftruncate(descriptor, end)
         raise

@@ -13,7 +13,16 @@ from fabella.errors import StorageError
 from fabella.storage.atomic_file import write_all
 from fabella.storage.manifest import MANIFEST, dump_manifest
 from fabella.storage.messages import escaped, escaped_path, free_if_known, storage_errors
-from fabella.storage.temp_files import create_temp_dir, fsync_dir, make_dirs, remove_stale_in, temp_path, try_lock
+from fabella.storage.temp_files import (
+    BINARY,
+    FSYNC_FLAGS,
+    create_temp_dir,
+    fsync_dir,
+    make_dirs,
+    remove_stale_in,
+    temp_path,
+    try_lock,
+)
 
 
 @contextmanager
@@ -39,7 +48,8 @@ def atomic_dir(target: Path, *, replace: bool = False, needed: int = 0) -> Gener
     finally:
         # The commit has renamed the temporary. After an error it is removed here, or later by remove_stale_temps.
         shutil.rmtree(temp, ignore_errors=True)
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
 def remove_dir(path: Path) -> None:
@@ -73,7 +83,7 @@ def _seal(path: Path) -> None:
     entries = {file.relative_to(path).as_posix(): _durable_entry(file) for file in files}
     for subdirectory in reversed(subdirectories):
         fsync_dir(subdirectory)
-    descriptor = os.open(path / MANIFEST, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    descriptor = os.open(path / MANIFEST, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
     try:
         write_all(descriptor, dump_manifest({**manifest, "files": entries}))
         os.fsync(descriptor)
@@ -83,7 +93,7 @@ def _seal(path: Path) -> None:
 
 
 def _durable_entry(path: Path) -> dict[str, int | str]:
-    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+    with os.fdopen(os.open(path, FSYNC_FLAGS), "rb") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"size": os.fstat(file.fileno()).st_size, "sha256": digest}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fabella.storage.messages import escaped, storage_errors
-from fabella.storage.temp_files import create_temp_file, fsync_dir
+from fabella.storage.temp_files import BINARY, OPENS_DIRS, create_temp_file, fsync_dir
 
 CHUNK_BYTES = 16 * 2**20
 """Largest single write call: a signal is handled between two of them, also while gigabytes are written."""
@@ -17,20 +17,24 @@ def atomic_write(path: Path, data: bytes) -> None:
     with storage_errors(path, f"writing {escaped(path.name)}", needed=len(data)):
         temp, descriptor = create_temp_file(path)
         try:
-            write_all(descriptor, data)
-            os.fsync(descriptor)
-            temp.replace(path)
+            try:
+                write_all(descriptor, data)
+                os.fsync(descriptor)
+                if OPENS_DIRS:  # the descriptor holds the lock until the file is in its place
+                    temp.replace(path)
+            finally:
+                os.close(descriptor)
+            if not OPENS_DIRS:
+                temp.replace(path)
         except BaseException:
             temp.unlink(missing_ok=True)
             raise
-        finally:
-            os.close(descriptor)
         fsync_dir(path.parent)
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write a new file chunk by chunk, inside an ``atomic_dir`` block, which makes it durable. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
     try:
         for chunk in chunks:
             write_all(descriptor, chunk)

@@ -20,6 +20,13 @@ except ImportError:  # Windows
     fcntl = None
 
 HAS_FLOCK = fcntl is not None
+OPENS_DIRS = hasattr(os, "O_DIRECTORY")
+"""Whether a directory can be opened, to lock it or to make new names in it durable, and an open file renamed: not on
+Windows."""
+BINARY = getattr(os, "O_BINARY", 0)
+"""Flag without which Windows converts the line ends of an open file."""
+FSYNC_FLAGS = (os.O_RDONLY if OPENS_DIRS else os.O_RDWR) | getattr(os, "O_NOFOLLOW", 0) | BINARY
+"""Flags to open a written file for fsync, which needs write access on Windows."""
 TEMP_NAME = re.compile(r"\.(?P<name>.+)\.(?P<state>partial|replaced)-[0-9a-f]{12}", re.DOTALL)
 NO_LOCK_ERRORS = {errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 """Error numbers of flock on a file system that cannot lock directories (some NFS)."""
@@ -67,11 +74,13 @@ def temp_path(target: Path, state: str) -> Path:
     return target.parent / f".{target.name}.{state}-{secrets.token_hex(6)}"
 
 
-def create_temp_dir(target: Path) -> tuple[Path, int]:
-    """Create an empty temporary directory; return it and the descriptor that holds its lock."""
+def create_temp_dir(target: Path) -> tuple[Path, int | None]:
+    """Create an empty temporary directory; return it and the descriptor that holds its lock, None on Windows."""
     while True:
         temp = temp_path(target, "partial")
         temp.mkdir()
+        if not OPENS_DIRS:
+            return temp, None
         lock = os.open(temp, os.O_RDONLY)
         if _owns(lock, temp):
             return temp, lock
@@ -81,13 +90,15 @@ def create_temp_file(target: Path) -> tuple[Path, int]:
     """Create an empty temporary file; return it and the writable descriptor that holds its lock."""
     while True:
         temp = temp_path(target, "partial")
-        lock = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        lock = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
         if _owns(lock, temp):
             return temp, lock
 
 
 def try_lock(path: Path) -> int | None:
     """Return a descriptor with the flock of ``path``; None if a process holds it, or if that cannot be known."""
+    if not HAS_FLOCK:
+        return None
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
@@ -119,7 +130,9 @@ def flock(descriptor: int) -> bool | None:
 
 
 def fsync_dir(path: Path) -> None:
-    """Make renames and new names in a directory durable."""
+    """Make renames and new names in a directory durable, where a directory can be opened."""
+    if not OPENS_DIRS:
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -73,7 +73,13 @@ def _start(search: Search, max_trials: int, worker: int, workers: int) -> "subpr
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     with (search.out / f"worker-{worker}.log").open("ab") as log:
         process = subprocess.Popen(
-            CHILD, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, text=True, start_new_session=True
+            CHILD,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            encoding="utf-8",
+            start_new_session=True,
         )
     assert process.stdin, "stdin is a pipe"
     task = _task(search, max_trials, single_process=workers == 1 and not search.storage)
@@ -114,7 +120,7 @@ def _require_success(search: Search, processes: "list[subprocess.Popen[str]]") -
     for worker, process in enumerate(processes):
         if process.returncode:
             log = search.out / f"worker-{worker}.log"
-            last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
+            last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"])[-1]
             raise StorageError(
                 f"Worker {worker} ended with code {process.returncode}: {last[:300]}", hint=f"Read {log}."
             )

@@ -89,7 +89,7 @@ def prepare(
             )
             manifest |= {"inputs": inputs, "data_quality": {"facts": report.facts, "warnings": report.warnings}}
             with storage_errors(directory, f"writing {MANIFEST}"):
-                (temporary / MANIFEST).write_text(json.dumps(manifest))
+                (temporary / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     except KeyboardInterrupt:
         problem = f"Interrupted while preparing {directory}; no files were left."
         raise TrainingInterrupted(problem, hint="Run the same command again.") from None

@@ -70,12 +70,13 @@ def _is_sound(folder: Path) -> bool:
 
 
 def _is_held(mark: Path) -> bool | None:
-    """Return whether a process holds ``mark``; None if it has been removed meanwhile."""
+    """Return whether a process holds ``mark``; None if that cannot be known, or if it has been removed meanwhile."""
     try:
         descriptor = os.open(mark, os.O_RDWR)
     except FileNotFoundError:
         return None
     try:
-        return flock(descriptor) is False
+        acquired = flock(descriptor)
+        return None if acquired is None else not acquired
     finally:
         os.close(descriptor)

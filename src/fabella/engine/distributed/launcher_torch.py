@@ -121,8 +121,10 @@ def _forward_signals(context: ProcessContext) -> Generator[None]:
         nonlocal first_stop
         kill = number != SAVE_SIGNAL and first_stop and time.monotonic() - first_stop > POLL_SECONDS
         for process in context.processes:
-            if process.is_alive():
-                os.kill(process.pid, signal.SIGKILL if kill else number)
+            if process.is_alive() and kill:
+                process.kill()
+            elif process.is_alive():
+                os.kill(process.pid, number)
         first_stop = first_stop if number == SAVE_SIGNAL else time.monotonic()
 
     before = {number: signal.signal(number, handle) for number in FORWARDED}

@@ -41,7 +41,7 @@ class NodeTarget:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._end = weakref.finalize(self, _end, self._process)
-        version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+        version = subprocess.run([node, "--version"], capture_output=True, encoding="utf-8", check=True).stdout.strip()
         self.name = f"Node.js {version}"
 
     def logits(self, ids: Int[NDArray[np.int64], "B T"]) -> Float[NDArray[np.float32], "B T V"]:
