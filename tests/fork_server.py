@@ -117,6 +117,9 @@ def become(task: dict[str, object], files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    # As the interpreter opens them: those of the server remember what kind of file it had.
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115 - open to the end
+    sys.stderr.reconfigure(errors="backslashreplace", line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     os.chdir(str(task["directory"]))
     os.environ.clear()
     os.environ.update(task["environment"])  # pyright: ignore[reportArgumentType] - from os.environ of the client

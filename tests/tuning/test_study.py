@@ -17,7 +17,7 @@ from fabella.tuning import trials, workers
 from fabella.tuning.search_page import search_page
 from fabella.tuning.space import LogUniformRange, Space, apply_overrides, suggest
 from fabella.tuning.study import BEST, Search, best, finished, open_study, optuna, requeue_stale_trials, work
-from fabella.tuning.workers import search_in_parallel
+from fabella.tuning.workers import search_in_parallel, threads_of_worker
 from tests.report.test_page import check_html
 from tests.training import tiny
 
@@ -53,6 +53,16 @@ def test_a_resumed_search_finds_the_same_as_an_uninterrupted_one(data: Any, tmp_
     written = load_config(str(uninterrupted.out / BEST))
     assert written == run
     assert written.validation == uninterrupted.run.validation
+
+
+def test_workers_share_the_threads_that_the_user_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fabella.tuning.workers.cores", lambda: 8)
+    shares = {"": [8, 2, 1], "4": [4, 1, 1], "1": [1, 1, 1], "4,2": [8, 2, 1]}
+    for variable, threads in shares.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+        assert [threads_of_worker(workers) for workers in (1, 3, 100)] == threads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert threads_of_worker(1) == 8
 
 
 def test_parallel_workers_report_every_trial(data: Any, tmp_path: Path) -> None:

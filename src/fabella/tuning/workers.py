@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from fabella.data.dataset import open_dataset
+from fabella.data.prepare.pipeline import cores
 from fabella.errors import FabellaError, StorageError, TrainingInterrupted
 from fabella.run_config.files import validate_config
 from fabella.storage import make_dirs, storage_errors
@@ -68,8 +69,14 @@ def _report_finished(study: Any, reported: set[int], report: Callable[[Any], Non
             report(trial)
 
 
+def threads_of_worker(workers: int) -> int:
+    """Return the threads of each worker: its share of OMP_NUM_THREADS or, without it, of the cores; at least 1."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, (int(chosen) if chosen.isdecimal() else cores()) // workers)
+
+
 def _start(search: Search, max_trials: int, worker: int, workers: int) -> "subprocess.Popen[str]":
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    threads = str(threads_of_worker(workers))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     with (search.out / f"worker-{worker}.log").open("ab") as log:
         process = subprocess.Popen(
