@@ -374,7 +374,7 @@ for name, network in networks.items():
         for start, end in pairwise((0, 4, 5, 7)):
             last, state = model.decode(tokens[:, start:end], state)
     try:
-        model(torch.zeros(7, dtype=torch.long))
+        model.hidden_states(torch.zeros(7, dtype=torch.long))
     except TypeCheckError as error:
         print(name)
 """

@@ -4,7 +4,9 @@ import itertools
 import json
 import math
 import random
+import re
 from collections.abc import Iterator
+from urllib.parse import urljoin
 
 import openai
 import pytest
@@ -166,6 +168,33 @@ def test_unknown_paths_and_methods_get_an_error_in_the_same_format(
     response = app.request(method, path, b"")
     assert response.status == status
     assert set(response.error) == {"message", "type", "param", "code"}
+
+
+def test_the_page_works_below_a_path_of_a_proxy(app: InProcess) -> None:
+    """A proxy shows the server at /stories/ and removes that from the path: jupyter-server-proxy, nginx."""
+    page, below = "http://proxy/stories/", set[str]()
+
+    def request(address: str, base: str) -> str:
+        absolute = urljoin(base, address)
+        assert absolute.startswith(page), f"{address} of {base} leaves the path of the proxy"
+        path = "/" + absolute.removeprefix(page)
+        below.add(path)
+        if path.startswith("/v1/"):
+            assert app.request("PUT", path, b"").status == 405, f"{path} does not exist"
+            return ""
+        response = app.get(path)
+        assert response.status == 200, path
+        return response.body.decode()
+
+    pending = [(address, page) for address in re.findall(r'(?:href|src)="([^":,]+)"', request("", page))]
+    while pending:
+        address, base = pending.pop()
+        text, own = request(address, base), urljoin(base, address)
+        # An import is relative to its file, a request to the page.
+        pending += [(found, own) for found in re.findall(r'^import .* from "([^"]+)"', text, re.MULTILINE)]
+        pending += [(found, page) for found in re.findall(r'\b(?:ask|fetch|request)\("([^"]+)"', text)]
+    scripts = {f"/page/{name}.js" for name in ("story", "sheet", "words", "api")}
+    assert below == {"/", "/page/story.css", *scripts, "/v1/completions", "/v1/models"}
 
 
 def test_health_and_metrics(app: InProcess) -> None:

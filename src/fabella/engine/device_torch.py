@@ -11,6 +11,7 @@ import torch
 import torch.utils.deterministic
 
 from fabella.config.training import AutoPrecision, BFloat16, Float16, Float32, PrecisionConfig
+from fabella.engine.cpu.allocator import limit_primitive_caches
 from fabella.engine.matmul_torch import (
     Matmul,
     MatmulChoice,
@@ -55,6 +56,8 @@ def pick_device(name: str, rank_info: RankInfo = SINGLE) -> torch.device:
     if kind not in available or (kind != "cuda" and colon and index != "0"):
         names = [item for kind in available for item in ((kind, f"{kind}:N") if kind == "cuda" else (kind,))]
         raise ConfigError(f"Unknown device {name!r}.", hint=f"Choose from: auto, {', '.join(names)}.")
+    if kind == "cpu":
+        limit_primitive_caches()
     return _parse_gpu(name) if kind == "cuda" else torch.device(name)
 
 

@@ -171,6 +171,7 @@ class TorchEngine:
                     loss = self.strategy.loss(*inputs) * share
                 (loss * self.guard.tensors.loss_scale if self.precision.scaled else loss).backward()
             total += loss.detach()
+            self.cpu.after_pass()
         return total
 
     def _inputs(self, batch: Batch, rows: slice) -> tuple[Tensor, ...]:
@@ -221,6 +222,7 @@ class TorchEngine:
                 values = self.strategy.losses(*self._inputs(batch, slice(None)))
         finally:
             self.model.train()
+            self.cpu.after_pass()
         return values.float().cpu().numpy()
 
     @contextmanager

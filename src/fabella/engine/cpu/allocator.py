@@ -2,16 +2,29 @@
 
 glibc returns every freed block above 32 MB at once. A training step allocates the same blocks as the last one, so the
 system must clear and map their pages again in every step: a fifth to a third of the time of bf16 steps with a large
-vocabulary. Memory in use grows to the peak of a step and stays there, with at most ``TOP_PAD_BYTES`` more.
+vocabulary. Kept memory can be of no use: where batches have different lengths, the blocks that one step has freed are
+too small for the next one, and the process grows by a part of a step's memory with each step. ``KeptMemory`` returns
+all freed memory when the process has grown far above what a step needs.
 """
 
 import ctypes
+import mmap
 import os
 from functools import cache
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of ``mallopt``; see malloc.h of glibc."""
 MAX_INT = 2**31 - 1
+GROWTH, SLACK_BYTES = 1.25, 256 * 2**20
+"""Freed memory is returned when a process needs more than GROWTH times the memory after a pass, and SLACK_BYTES."""
+SETTLED_PASSES = 2
+"""Passes after which a process has the memory that it needs: the first one creates the optimizer's state."""
+STATM = Path("/proc/self/statm")
+PRIMITIVE_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""Variables with the number of compiled operations that oneDNN, and PyTorch's layer above it, keep."""
+PRIMITIVES = 128
+"""More than the layers of a model need for one length of sequences. 1,024, the default of both, are up to a gigabyte."""
 TOP_PAD_BYTES = 64 * 2**20
 """Memory requested from the system at once in addition to a block."""
 ENVIRONMENT = (
@@ -26,8 +39,8 @@ ENVIRONMENT = (
 
 @cache
 def keep_freed_memory() -> bool:
-    """Keep freed memory from now on. Return False where malloc is not glibc's, or where the user has configured it."""
-    if any(name in os.environ for name in ENVIRONMENT):
+    """Keep freed memory from now on. Return False without glibc or /proc, and where the user has configured malloc."""
+    if any(name in os.environ for name in ENVIRONMENT) or not STATM.exists():
         return False
     try:
         libc = ctypes.CDLL("libc.so.6")
@@ -37,3 +50,39 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, MAX_INT), (M_TOP_PAD, TOP_PAD_BYTES))
     return all(mallopt(parameter, value) for parameter, value in settings)
+
+
+def limit_primitive_caches() -> None:
+    """Let oneDNN keep fewer compiled operations, unless the user has set how many.
+
+    It compiles each product for each size, and so for each length of padded sequences or prompts. Only the first
+    product of a process reads the setting.
+    """
+    for name in PRIMITIVE_CACHES:
+        os.environ.setdefault(name, str(PRIMITIVES))
+
+
+class KeptMemory:
+    """Returns freed memory to the system when a process has grown far above what a forward and backward pass needs."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL("libc.so.6")
+        self._passes = 0  # since memory was returned
+        self._needed = 0  # most bytes after SETTLED_PASSES
+
+    def after_pass(self) -> None:
+        """Return all freed memory if the process has grown too much. Takes microseconds otherwise."""
+        self._passes += 1
+        if self._passes < SETTLED_PASSES:
+            return
+        resident = resident_bytes()
+        if self._passes == SETTLED_PASSES:
+            self._needed = max(self._needed, resident)
+        elif resident > GROWTH * self._needed + SLACK_BYTES:
+            self._libc.malloc_trim(0)
+            self._passes = 0
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process. Linux only, as glibc's settings are."""
+    return int(STATM.read_bytes().split()[1]) * mmap.PAGESIZE

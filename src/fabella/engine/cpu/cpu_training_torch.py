@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fabella.engine.cpu.allocator import keep_freed_memory
+from fabella.engine.cpu.allocator import KeptMemory, keep_freed_memory
 from fabella.models.nn.kernels.library import SWITCH, instructions, kernel_library, use_kernels
 from fabella.native.build import NativeLibrary
 
@@ -23,6 +23,13 @@ class CpuTraining:
     library: ctypes.CDLL | None = None
     warning: str = ""
     """Why there are none, as one sentence for the user; empty if there is nothing to report."""
+    memory: KeptMemory | None = None
+    """Freed memory that the process keeps; None where it keeps none."""
+
+    def after_pass(self) -> None:
+        """Call after each forward and backward pass, and each validation batch: kept memory stays bounded."""
+        if self.memory is not None:
+            self.memory.after_pass()
 
     def context(self) -> AbstractContextManager[object]:
         """Return the context of forward and backward pass."""
@@ -42,9 +49,9 @@ def prepare_cpu_training(device: torch.device, share: Share, recorded: str = "")
     """
     if device.type != "cpu":
         return CpuTraining()
-    keep_freed_memory()
+    memory = KeptMemory() if keep_freed_memory() else None
     if recorded == "none" and os.environ.get(SWITCH) != "auto":
-        return CpuTraining()
+        return CpuTraining(memory=memory)
     built: list[NativeLibrary] = []
 
     def build() -> str:
@@ -54,6 +61,6 @@ def prepare_cpu_training(device: torch.device, share: Share, recorded: str = "")
     # Ranks that differed would compute the same gradient with other bits, so all of them do what rank 0 does.
     result = share(build)
     if result != "built":
-        return CpuTraining(warning=result)
+        return CpuTraining(warning=result, memory=memory)
     native = built[0] if built else kernel_library()
-    return CpuTraining(native.library, native.warning)
+    return CpuTraining(native.library, native.warning, memory)

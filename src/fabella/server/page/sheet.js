@@ -1,5 +1,5 @@
 // A sheet of the page: one model, its stories and their versions, and the words of the shown version.
-import { continues, join, leastLikely, percent, shade, title, words } from "/page/words.js";
+import { continues, join, leastLikely, percent, shade, title, words } from "./words.js";
 
 const MANY = 5;
 const element = (tag, className, text = "") => Object.assign(document.createElement(tag), { className, textContent: text });

@@ -1,7 +1,7 @@
 // Story page: plain DOM on top of the public API. Generated text is only ever inserted as text.
-import { RequestError, events, json, request } from "/page/api.js";
-import { Sheet, parts } from "/page/sheet.js";
-import { EOS, alternatives, beginningPieces, branchOf, join, newStory, pack, packVersion, percent, piece, quoted, scored, shortened, unpack, unpackVersion } from "/page/words.js";
+import { RequestError, events, json, request } from "./api.js";
+import { Sheet, parts } from "./sheet.js";
+import { EOS, alternatives, beginningPieces, branchOf, join, newStory, pack, packVersion, percent, piece, quoted, scored, shortened, unpack, unpackVersion } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const ALTERNATIVES = 5;
@@ -232,10 +232,10 @@ async function complete(sheet, signal) {
     temperature: Number($("temperature").value), top_p: Number($("top-p").value), max_tokens: Number($("length").value),
   };
   try {
-    return { response: await ask("/v1/completions", body, signal), cut: "" };
+    return { response: await ask("v1/completions", body, signal), cut: "" };
   } catch (error) {
     if (error.code !== "context_length_exceeded") throw error;
-    const response = await ask("/v1/completions", { ...body, truncate_prompt_tokens: -1 }, signal);
+    const response = await ask("v1/completions", { ...body, truncate_prompt_tokens: -1 }, signal);
     const most = sheet.models.find((model) => model.id === body.model)?.fabella?.prompt_tokens;
     return { response, cut: `the text is longer than the model reads, so it read only the last ${most?.toLocaleString("en") ?? "part"} tokens of it` };
   }
@@ -247,7 +247,7 @@ async function scoreBeginning(sheet, version, signal) {
   if (version.pieces.length > 1 || !beginning?.fixed || !beginning.text) return "";
   const body = { model: sheet.select.value, prompt: beginning.text, echo: true, max_tokens: 0, logprobs: ALTERNATIVES, truncate_prompt_tokens: -1 };
   try {
-    const [{ text, logprobs }] = (await json(await ask("/v1/completions", body, signal))).choices;
+    const [{ text, logprobs }] = (await json(await ask("v1/completions", body, signal))).choices;
     const pieces = beginningPieces(beginning.text, scored(text, logprobs));
     if (!pieces) return ""; // the tokenizer changes the text
     version.pieces.splice(0, 1, ...pieces);
@@ -399,7 +399,7 @@ function showExamples() {
 }
 
 async function loadModels() {
-  const { data } = await json(await ask("/v1/models"));
+  const { data } = await json(await ask("v1/models"));
   if (!Array.isArray(data) || !data.length) throw new RequestError("The server serves no model. Start it with a run: fabella serve runs/NAME");
   models = data;
 }
