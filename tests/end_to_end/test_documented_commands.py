@@ -51,6 +51,7 @@ FASTER = [
     (r"(fabella (?:train|reproduce|tune|compare-architectures) .*)$", r"\1 training.micro_batch_size=2"),
     (r"(fabella (?:train|tune) my-stories\.txt (?!.*--init-from).*)$", r"\1 model.layers=1"),
     (r"(fabella reproduce .*)$", r"\1 model.layers=1"),
+    (r"(fabella train storybook-1m (?!.*--data).*)$", r"\1 data.source.stories=2000"),
     (r"--trials 3\b", "--trials 2"),
     (r"--minutes \d+", "--minutes 0.05"),
 ]

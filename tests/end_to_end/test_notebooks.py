@@ -11,9 +11,20 @@ import fabella
 nbclient = pytest.importorskip("nbclient", reason="needs ipykernel and nbclient: make test installs them")
 import nbformat  # noqa: E402 - comes with nbclient
 
+from fabella.run_config.files import preset_text  # noqa: E402
+
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "docs" / "notebooks").glob("*.ipynb"))
 STEPS = r"\b(STEPS = |steps=)\d+"
+PRESET = r'"(storybook-[\w-]*1m)"'
 SECONDS_PER_CELL = 300
+
+
+def smaller_preset(name: str, folder: Path) -> str:
+    """Write a preset of the storybook with a tenth of its stories; return the name of the file."""
+    text, count = re.subn(r"\bstories: 20000\b", "stories: 2000", preset_text(name))
+    assert count == 1, f"{name} has 20,000 stories"
+    (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return f"{name}.yaml"
 
 
 def test_there_are_notebooks() -> None:
@@ -37,12 +48,14 @@ def test_the_first_code_of_a_notebook_installs_the_wheel_of_this_version(path: P
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_of_a_notebook_works(path: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
-    replaced = 0
+    shortened = smaller = 0
     for cell in notebook.cells:
         source = cell.source.replace("SEEDS = (1, 2, 3)", "SEEDS = (1, 2)")
-        cell.source, count = re.subn(STEPS, r"\g<1>6", source)
-        replaced += count
-    assert replaced, "the training of the notebook is shortened"
+        source, steps = re.subn(STEPS, r"\g<1>6", source)
+        cell.source, presets = re.subn(PRESET, lambda match: f'"{smaller_preset(match[1], tmp_path)}"', source)
+        shortened, smaller = shortened + steps, smaller + presets
+    assert shortened, "the training of the notebook is shortened"
+    assert smaller or "storybook" not in path.read_text(encoding="utf-8"), "the text of the notebook is smaller"
     client = nbclient.NotebookClient(
         notebook, timeout=SECONDS_PER_CELL, resources={"metadata": {"path": str(tmp_path)}}
     )

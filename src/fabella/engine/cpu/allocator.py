@@ -24,7 +24,7 @@ STATM = Path("/proc/self/statm")
 PRIMITIVE_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 """Variables with the number of compiled operations that oneDNN, and PyTorch's layer above it, keep."""
 PRIMITIVES = 128
-"""More than the layers of a model need for one length of sequences. 1,024, the default of both, are up to a gigabyte."""
+"""More than a model needs for sequences of one length. 1,024, the default of both, are up to a gigabyte."""
 TOP_PAD_BYTES = 64 * 2**20
 """Memory requested from the system at once in addition to a block."""
 ENVIRONMENT = (
