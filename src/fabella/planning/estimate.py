@@ -146,18 +146,21 @@ def estimate_memory(run: RunConfig, device: str) -> MemoryEstimate:
     heads = sum(table[name].size for name in output_head_params(table, run.model.vocab_size))
     sequence_bytes = 2 * FLOAT_BYTES * run.data.sequences.length  # ids and targets
     global_batch = max(batch_size_at(training, first) for first, _ in training.gradient_accumulation)
+    on_device = {
+        "weights": weights,
+        "gradients": weights,
+        "optimizer": moments,
+        **({"average": average} if average else {}),
+        "activations": engine.activation_bytes(run, training.micro_batch_size, device),
+        "head gradient": FLOAT_BYTES * heads,  # computed with the loss, then added to the gradients
+        "logits": engine.loss_bytes(run, training.micro_batch_size, device),
+    }
+    kept = engine.kept_bytes(run, sum(on_device.values()) + PROGRAM_BYTES, device)
     return MemoryEstimate(
-        on_device={
-            "weights": weights,
-            "gradients": weights,
-            "optimizer": moments,
-            **({"average": average} if average else {}),
-            "activations": engine.activation_bytes(run, training.micro_batch_size, device),
-            "head gradient": FLOAT_BYTES * heads,  # computed with the loss, then added to the gradients
-            "logits": engine.loss_bytes(run, training.micro_batch_size, device),
-        },
+        on_device=on_device,
         host={
             "program": PROGRAM_BYTES,
+            **({"freed, kept for the next step": kept} if kept else {}),
             "prefetched batches": (PREFETCH_BATCHES + 1) * global_batch * sequence_bytes,
             "checkpoint snapshot": weights + moments + average,
         },

@@ -10,6 +10,7 @@ all freed memory when the process has grown far above what a step needs.
 import ctypes
 import mmap
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -62,13 +63,18 @@ def limit_primitive_caches() -> None:
         os.environ.setdefault(name, str(PRIMITIVES))
 
 
+def kept_bytes(needed: int) -> int:
+    """Return how many bytes of freed memory a process keeps at most that needs ``needed`` bytes."""
+    return int((GROWTH - 1) * needed) + SLACK_BYTES if sys.platform == "linux" else 0
+
+
 class KeptMemory:
     """Returns freed memory to the system when a process has grown far above what a forward and backward pass needs."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL("libc.so.6")
-        self._passes = 0  # since memory was returned
-        self._needed = 0  # most bytes after SETTLED_PASSES
+        self._passes = 0
+        self._needed = 0  # most bytes after the first SETTLED_PASSES, and after a pass that followed a return
 
     def after_pass(self) -> None:
         """Return all freed memory if the process has grown too much. Takes microseconds otherwise."""
@@ -78,9 +84,9 @@ class KeptMemory:
         resident = resident_bytes()
         if self._passes == SETTLED_PASSES:
             self._needed = max(self._needed, resident)
-        elif resident > GROWTH * self._needed + SLACK_BYTES:
+        elif resident > self._needed + kept_bytes(self._needed):
             self._libc.malloc_trim(0)
-            self._passes = 0
+            self._passes = SETTLED_PASSES - 1  # the next pass shows what is needed
 
 
 def resident_bytes() -> int:

@@ -52,6 +52,11 @@ def loss_bytes(run: RunConfig, sequences: int, device: str = "auto") -> int:
     return 2 * sequences * min(length, positions_per_chunk(sequences, vocab_size, logits)) * vocab_size * 4
 
 
+def kept_bytes(run: RunConfig, needed: int, device: str = "auto") -> int:
+    """Return 0: XLA allocates the memory of a step as a whole."""
+    return 0
+
+
 def device_memory(device: str) -> tuple[int, int] | None:
     """Return total and free bytes of an accelerator's memory; None for a device that uses the machine's memory."""
     statistics = pick_devices(device)[0].memory_stats() or {}

@@ -10,6 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fabella.engine.compile.gradient_checkpointing_torch import checkpoint_blocks
+from fabella.engine.cpu import allocator
 from fabella.engine.device_torch import pick_device, resolve_precision
 from fabella.models.nn.loss_torch import LOGITS_ON_CPU, LOGITS_ON_GPU, ROWS
 from fabella.models.registry import network_module
@@ -66,6 +67,12 @@ def loss_bytes(run: RunConfig, sequences: int, device: str = "auto") -> int:
     vocab_size = run.model.vocab_size
     rows = max(ROWS, (LOGITS_ON_CPU if on_cpu else LOGITS_ON_GPU) // vocab_size)
     return min(rows, sequences * run.data.sequences.length) * vocab_size * 4
+
+
+def kept_bytes(run: RunConfig, needed: int, device: str = "auto") -> int:
+    """Return the most bytes of freed memory that a training keeps: with batches of many lengths, on a CPU."""
+    many_lengths = run.data.sequences.kind == "padded"
+    return allocator.kept_bytes(needed) if many_lengths and pick_device(device).type == "cpu" else 0
 
 
 def device_memory(device: str) -> tuple[int, int] | None:
