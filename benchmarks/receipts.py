@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from fabella.storage import format_duration
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 REPRODUCTIONS, RACES = RESULTS / "reproductions", RESULTS / "races"
+STATED = ("data.source.", "data.validation.", "training.length.")
+"""Settings that the page and the other columns state."""
 START, END = "<!-- table: python benchmarks/receipts.py -->\n", "<!-- end of table -->"
 
 
@@ -63,8 +66,10 @@ def reproduction_row(receipt: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def main_changes(receipt: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    fields = reproduction.Reproduction.__dataclass_fields__
-    return reproduction.Reproduction(**{key: receipt[key] for key in fields}).main_changes
+    """Return the changed settings of a reproduction, without STATED."""
+    names = [field.name for field in fields(reproduction.Reproduction)]
+    changes = reproduction.Reproduction(**{name: receipt[name] for name in names}).main_changes
+    return {key: values for key, values in changes.items() if not key.startswith(STATED)}
 
 
 def races() -> str:
