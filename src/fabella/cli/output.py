@@ -13,7 +13,15 @@ from fabella.errors import StorageError
 from fabella.storage import json_safe
 from fabella.tracking.console import ProgressLine, is_terminal, print_status
 
-__all__ = ["ProgressLine", "is_terminal", "print_json", "print_report", "print_result", "print_status"]
+__all__ = [
+    "ProgressLine",
+    "is_terminal",
+    "print_any_text",
+    "print_json",
+    "print_report",
+    "print_result",
+    "print_status",
+]
 
 
 def print_any_text() -> None:
