@@ -40,7 +40,7 @@ NAMES = {
         SIGTTOU SIGURG SIGUSR1 SIGUSR2 SIGVTALRM SIGWINCH alarm getitimer setitimer pause pthread_kill
         pthread_sigmask sigpending siginterrupt sigtimedwait sigwait sigwaitinfo
     """,
-    socket: "AF_UNIX SO_REUSEPORT socketpair_unix sethostname if_nameindex CMSG_LEN",
+    socket: "AF_UNIX SO_REUSEPORT sethostname if_nameindex CMSG_LEN",
     time: "clock_gettime clock_settime tzset pthread_getcpuclockid CLOCK_MONOTONIC CLOCK_PROCESS_CPUTIME_ID",
 }
 """What the modules of Windows' Python do not have (its documentation says "Availability: Unix" there)."""

@@ -20,7 +20,7 @@ from fabella.cli.output import print_result, print_status
 from fabella.cli.run_options import writable
 from fabella.errors import UsageError
 from fabella.report import live_server as serving
-from fabella.report.page import write_report
+from fabella.report.page import write_page
 from fabella.report.plots import draw
 from fabella.report.published_curves import to_published_curve
 from fabella.report.run_history import X_AXES, read
@@ -68,8 +68,8 @@ def command(
 
 
 def _write(runs: list[Path], output: Path, directories: Mapping[str, Path | None], x_axis: str) -> None:
-    print_result(str(write_report(runs, output)))
-    histories = [read(run) for run in runs] if any(directories.values()) else []
+    histories = [read(run) for run in runs]
+    print_result(str(write_page(histories, output)))
     for kind, directory in directories.items():
         for path in draw(histories, directory, x_axis, kind) if directory else ():
             print_result(str(path))

@@ -37,8 +37,12 @@ def write_report(runs: str | Path | Sequence[str | Path], output: str | Path = "
     paths = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
     if not paths:
         raise UsageError("Expected at least one run, got none.", hint="Give the directory of a run.")
-    target = Path(output) if output else paths[0] / "report.html"
-    atomic_write(target, page([read(path) for path in paths]).encode())
+    return write_page([read(path) for path in paths], Path(output) if output else paths[0] / "report.html")
+
+
+def write_page(histories: Sequence[RunHistory], target: Path) -> Path:
+    """Write the page to ``target``, and return that. Raises StorageError."""
+    atomic_write(target, page(histories).encode())
     return target
 
 
